@@ -1,0 +1,59 @@
+"""Celery's settings: values only. Each that differs from Celery's default says why."""
+
+from kombu import Queue
+
+from worker import settings
+
+_settings = settings.load()
+_url = _settings.redis_url
+
+broker_url = _url.get_secret_value() if _url else "redis://127.0.0.1:6379/0"
+broker_transport_options = {
+    # nothing is ever held longer: no ETA, no countdown, no long task
+    "visibility_timeout": 150,
+    "unacked_restore_interval": 5,
+    # lanes live in the table; four lists a queue would only cost polls
+    "priority_steps": [0],
+    # without these a dead connection is waited for without end
+    "socket_timeout": 30,
+    "socket_connect_timeout": 5,
+    "socket_keepalive": True,
+    "health_check_interval": 10,
+}
+broker_connection_retry_on_startup = True
+broker_connection_max_retries = None
+
+task_default_queue = "intake"
+task_queues = [Queue("intake"), Queue("deliver"), Queue("upkeep")]
+task_routes = {
+    "vcc.deliver": {"queue": "deliver"},
+    "vcc.sweep": {"queue": "upkeep"},
+    "vcc.prune": {"queue": "upkeep"},
+}
+task_create_missing_queues = False
+accept_content = ["json"]
+task_serializer = "json"
+# the table is the result
+task_ignore_result = True
+result_backend = None
+
+# a few messages in memory are a few that a death strands until the visibility timeout
+worker_prefetch_multiplier = 1
+# the rows are the truth, so what runs may as well finish
+worker_cancel_long_running_tasks_on_connection_loss = False
+worker_consumer = "worker.discreet:Consumer"
+worker_send_task_events = True
+worker_hijack_root_logger = False
+# threads: the rate of as many processes with a fraction of their memory, and a stop within a second
+worker_pool = "threads"
+worker_concurrency = 8
+
+# in memory: nothing to lose, nothing to lock, and any number of beats may run
+beat_scheduler = "celery.beat:Scheduler"
+beat_max_loop_interval = 1
+beat_schedule = {
+    # no pile of ticks after an outage
+    "sweep": {"task": "vcc.sweep", "schedule": 2.0, "options": {"expires": 2}},
+    "prune": {"task": "vcc.prune", "schedule": 3600.0, "options": {"expires": 3600}},
+}
+timezone = "UTC"

@@ -1,0 +1,70 @@
+"""The Celery app: ``celery -A worker.app worker``, ``inspect`` and ``flower`` work as every Celery user expects.
+
+What a process needs for its work (database, API, Redis) is made on first use, so never before a fork.
+"""
+
+import logging
+import threading
+from functools import cache
+from typing import Any
+
+import redis
+from celery import Celery, signals
+from sqlalchemy import Engine
+
+from worker import settings
+from worker.settings import Settings
+from worker.store.database import connect
+from worker.vonage.invoke import Api
+
+app = Celery("vcc", include=["worker.tasks"])
+app.config_from_object("celeryconfig")
+
+stopping = threading.Event()
+"""Set when the worker is told to stop, so that loops end after the call that they are in."""
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+@cache
+def config() -> Settings:
+    """The process's settings."""
+    return settings.load()
+
+
+@cache
+def engine() -> Engine:
+    """The process's engine; a connection for each thread of the pool."""
+    return connect(config().database(), pool=10)
+
+
+@cache
+def api() -> Api:
+    """The process's connection to the Interactions API."""
+    return Api(config())
+
+
+@cache
+def redis_client() -> "redis.Redis":
+    """The process's connection to Redis, for what is no Celery message."""
+    return redis.Redis.from_url(config().redis(), socket_timeout=5, socket_connect_timeout=5)
+
+
+@signals.worker_process_init.connect
+def forget_resources(**_: Any) -> None:
+    """Start a forked process with resources of its own."""
+    for resource in (config, engine, api, redis_client):
+        resource.cache_clear()
+
+
+@signals.worker_shutting_down.connect
+def _stop(**_: Any) -> None:
+    stopping.set()
+
+
+@signals.setup_logging.connect
+def _log(loglevel: int | str | None = None, logfile: str | None = None, **_: Any) -> None:
+    """Log plainly; the libraries that would log addresses and statements stay quiet."""
+    logging.basicConfig(level=loglevel or logging.INFO, filename=logfile, format=LOG_FORMAT, force=True)
+    for name in ("httpx", "httpcore", "sqlalchemy.engine", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)

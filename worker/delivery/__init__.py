@@ -1,0 +1,1 @@
+"""The bench: rows that are due become calls, and calls become outcomes."""

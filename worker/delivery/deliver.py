@@ -1,0 +1,148 @@
+"""Deliver: pass the valve, claim, pack, look again, invoke, settle.
+
+Killed at any line: before the claim's commit nothing has happened; after it the rows come back by their lease and
+go out again under the same requestids, which the API drops if it has them already.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import count
+
+from sqlalchemy import Engine
+
+from worker.delivery.pack import pack
+from worker.domain.job import LIMIT, envelope
+from worker.domain.outcome import Accepted, Forbidden, Misdirected, Outcome, Refused, Unauthorised
+from worker.settings import Settings
+from worker.store import gate
+from worker.store.claim import Claim, claim, give_back
+from worker.store.gate import Passage
+from worker.store.settle import Bounds, settle
+from worker.vonage.invoke import Api
+
+log = logging.getLogger(__name__)
+
+LOUD = (Unauthorised, Forbidden, Misdirected)
+"""Outcomes that need a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What a delivery works with.
+
+    Attributes:
+        engine: the database.
+        api: the Interactions API.
+        settings: limits, lease and rate.
+        wake: starts a helper where more is due than one call takes.
+    """
+
+    engine: Engine
+    api: Api
+    settings: Settings
+    wake: Callable[[], None]
+
+
+def deliver(bench: Bench, *, go_on: Callable[[], bool] = lambda: True) -> int:
+    """Make one call after another until nothing is due, the valve is closed, or ``go_on`` says no.
+
+    Returns:
+        How many calls were made.
+    """
+    for made in count():
+        if not go_on():
+            bench.wake()  # whatever is left must not wait for the tick
+            return made
+        if not deliver_once(bench):
+            return made
+    raise AssertionError  # pragma: no cover - count() does not end
+
+
+def deliver_once(bench: Bench) -> bool:
+    """Make one call, if the valve lets it pass and something is due; whether it is worth going on."""
+    passage = _enter(bench)
+    if passage is None:
+        return False
+    claimed = _claim(bench, passage)
+    if claimed is None:
+        return False
+    since = time.monotonic()
+    if claimed.full and not passage.probe:
+        bench.wake()  # before the call, so that the helper works while this one waits
+    body, claimed = _pack(bench, claimed)
+    if not _may_send(bench, passage, since):
+        _give_back(bench, claimed)
+        return False
+    outcome = bench.api.invoke(body)
+    _tell(claimed, outcome)
+    settle(bench.engine, claimed, passage, outcome, len(body), _bounds(bench.settings))
+    return isinstance(outcome, Accepted | Refused)
+
+
+def _enter(bench: Bench) -> Passage | None:
+    with bench.engine.begin() as conn:
+        passage = gate.enter(conn, lease=bench.settings.lease, limit=bench.settings.rate)
+    if passage is not None and passage.wait > 0:
+        time.sleep(passage.wait)
+    return passage
+
+
+def _claim(bench: Bench, passage: Passage) -> Claim | None:
+    settings = bench.settings
+    with bench.engine.begin() as conn:
+        claimed = claim(
+            conn,
+            limit=settings.max_requests,
+            budget=LIMIT - envelope(""),
+            lease=settings.lease,
+            give_up_after=settings.give_up_after,
+            turn=passage.turn,
+            probe=passage.probe,
+        )
+        if claimed is None and passage.probe:
+            gate.leave(conn)
+    return claimed
+
+
+def _pack(bench: Bench, claimed: Claim) -> tuple[bytes, Claim]:
+    """Encode the rows; those that don't fit after all go back, and the claim is without them."""
+    packed = pack(claimed.provider, claimed.rows)
+    if not packed.left:
+        return packed.body, claimed
+    with bench.engine.begin() as conn:
+        give_back(conn, claimed.call, [row.id for row in packed.left])
+    kept = claimed.rows[: len(claimed.rows) - len(packed.left)]
+    return packed.body, replace(claimed, rows=kept)
+
+
+def _may_send(bench: Bench, passage: Passage, since: float) -> bool:
+    """Whether the valve is still open and the lease has enough left for a whole call."""
+    with bench.engine.begin() as conn:
+        still_open = gate.still_open(conn, passage)
+    return still_open and time.monotonic() - since < bench.settings.lease / 2
+
+
+def _give_back(bench: Bench, claimed: Claim) -> None:
+    log.info("call %d not made: the valve closed before it was sent", claimed.call)
+    with bench.engine.begin() as conn:
+        give_back(conn, claimed.call, [row.id for row in claimed.rows])
+
+
+def _bounds(settings: Settings) -> Bounds:
+    return Bounds(settings.give_up_after, settings.rate)
+
+
+def _tell(claimed: Claim, outcome: Outcome) -> None:
+    answer = outcome.answer
+    log.log(
+        logging.ERROR if isinstance(outcome, LOUD) else logging.INFO,
+        "call %d: %s, HTTP %s, %d interactions, %.3f s",
+        claimed.call,
+        outcome.name,
+        answer.status or "-",
+        len(claimed.rows),
+        answer.seconds,
+        extra={"action": "invoke", "outcome": outcome.name, "call": claimed.call},
+    )

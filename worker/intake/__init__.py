@@ -1,0 +1,1 @@
+"""The doors in: how jobs reach the record."""

@@ -1,0 +1,138 @@
+"""Settings, typed, from the environment; README lists them all.
+
+``load()`` reads the environment afresh. Where ``DATABASE_URL`` or ``REDIS_URL`` is missing and ``vcc up``
+runs in this folder, the servers that it started are used (``.vcc/run.json``).
+"""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+HOME = Path(os.environ.get("VCC_HOME", ".vcc"))
+"""Where ``vcc up`` keeps the data of the embedded servers and says where they listen."""
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+class SettingsError(Exception):
+    """A setting is missing or wrong; the message names it and the remedy."""
+
+
+def seconds(text: object) -> float:
+    """Read a duration such as ``30s``, ``15m``, ``24h`` or ``7d``.
+
+    >>> seconds("15m")
+    900.0
+    """
+    if isinstance(text, int | float):
+        return float(text)
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)\s*", str(text))
+    if not found:
+        raise ValueError(f"{text!r} is no duration: write it like 30s, 15m, 24h or 7d")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+def _empty_is_none(value: object) -> object:
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+Duration = Annotated[float, BeforeValidator(seconds), Field(gt=0)]
+OptionalDuration = Annotated[Duration | None, BeforeValidator(_empty_is_none)]
+
+
+class Settings(BaseSettings):
+    """Everything that is set from outside; durations are in seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="VCC_", env_ignore_empty=True, frozen=True, extra="ignore")
+
+    database_url: SecretStr | None = Field(None, validation_alias="DATABASE_URL")
+    redis_url: SecretStr | None = Field(None, validation_alias="REDIS_URL")
+    client_id: str = ""
+    client_secret: SecretStr = SecretStr("")
+    region: Literal["emea", "nam", "apac"] = "emea"
+    api_url: str = ""
+    auth_url: str = ""
+    allow_http: bool = False
+    max_requests: int = Field(500, ge=1, le=10_000)
+    rate: Annotated[float | None, BeforeValidator(_empty_is_none)] = Field(None, gt=0)
+    timeout: Duration = 30.0
+    give_up_after: Duration = 86_400.0
+    release_grace: Duration = 86_400.0
+    assume_ended_after: OptionalDuration = None
+    keep_for: Duration = 90 * 86_400.0
+    routes: Annotated[frozenset[str], NoDecode] = frozenset()
+    web_users: SecretStr = SecretStr("")
+
+    @field_validator("routes", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return frozenset(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _embedded(cls, values: dict[str, Any]) -> dict[str, Any]:
+        for name, url in running().items():
+            if not values.get(name):
+                values[name] = url
+        return values
+
+    @property
+    def invoke_url(self) -> str:
+        """Where Invoke is (API.md's *Create inbound interaction*)."""
+        base = self.api_url or f"https://{self.region}.api.newvoicemedia.com"
+        return f"{base.rstrip('/')}/interactions/Invoke"
+
+    @property
+    def token_url(self) -> str:
+        """Where a bearer token is had (*Authentication (Interactions API)*)."""
+        return f"{(self.auth_url or f'https://{self.region}.cc.vonage.com').rstrip('/')}/Auth/connect/token"
+
+    @property
+    def lease(self) -> float:
+        """How long a claimed row belongs to its worker: three times the longest call."""
+        return 3 * self.timeout
+
+    def database(self) -> str:
+        """The database's URL, or a SettingsError that says how to get one."""
+        return _required(self.database_url, "DATABASE_URL")
+
+    def redis(self) -> str:
+        """The URL of Redis, or a SettingsError that says how to get one."""
+        return _required(self.redis_url, "REDIS_URL")
+
+
+def _required(url: SecretStr | None, name: str) -> str:
+    if url is None:
+        raise SettingsError(
+            f"{name} is not set: set it, or run `vcc up` in this folder for an embedded server"
+        )
+    return url.get_secret_value()
+
+
+def running() -> dict[str, str]:
+    """The environment that a ``vcc up`` in this folder gives to other commands; empty where none runs."""
+    try:
+        found = json.loads((HOME / "run.json").read_text())
+        os.kill(found["pid"], 0)
+    except (OSError, ValueError, KeyError):
+        return {}
+    return dict(found["env"])
+
+
+def load() -> Settings:
+    """Read the settings; raises SettingsError naming each variable that is wrong."""
+    try:
+        return Settings()  # type: ignore[call-arg]
+    except ValidationError as error:
+        raise SettingsError("; ".join(_line(e) for e in error.errors(include_input=False))) from None
+
+
+def _line(error: Any) -> str:
+    name = str(error["loc"][0]) if error["loc"] else "settings"
+    env = name if name.isupper() else f"VCC_{name.upper()}"
+    return f"{env}: {error['msg'].removeprefix('Value error, ')}"

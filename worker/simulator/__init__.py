@@ -1,0 +1,1 @@
+"""The Interactions API with scripted faults; imports nothing of ``worker``, or it would prove nothing."""

@@ -1,0 +1,208 @@
+"""Claim: take the rows of one Invocation, on record before anything is sent.
+
+Killed after the commit, the rows become due again when their lease ends, and are sent once more under the same
+requestids: the API drops what it has. The call's record stays without an outcome and is called lost.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection
+
+RANKS = [0, 1, 2]  # releases, live, backlog
+BACKLOG_FIRST = [2, 0, 1]
+BACKLOG_SHARE = 10
+PROBE_WINDOW = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """One row in flight: what its request is made of."""
+
+    id: int
+    externalid: str
+    action: str
+    requestid: str
+    route: str | None
+    request: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The rows of one Invocation and the call that carries them.
+
+    Attributes:
+        call: the id of the invocation: the fence of every later write.
+        provider: of all the rows; empty for none.
+        rows: in the order of their urgency.
+        full: more may be due; a helper is worth waking.
+    """
+
+    call: int
+    provider: str
+    rows: Sequence[Claimed]
+    full: bool
+
+
+def claim(
+    conn: Connection,
+    *,
+    limit: int,
+    budget: int,
+    lease: float,
+    give_up_after: float,
+    turn: int,
+    probe: bool = False,
+) -> Claim | None:
+    """Claim the most urgent rows of one provider, or None where nothing is due.
+
+    Args:
+        conn: a transaction of its own, to be committed before anything is sent.
+        limit: rows at most.
+        budget: bytes of the encoded rows at most, a comma each included; a single row may be larger.
+        lease: seconds until the rows are due again should this worker die.
+        give_up_after: rows first sent longer ago are left to the sweep: the API may have forgotten their requestid.
+        turn: every tenth takes the backlog first.
+        probe: one row only, the one tried least, so that a poisonous one can't keep the valve closed.
+    """
+    found = conn.exec_driver_sql(
+        CLAIM,
+        {
+            "ranks": RANKS if turn % BACKLOG_SHARE else BACKLOG_FIRST,
+            "scan": PROBE_WINDOW if probe else limit,
+            "limit": 1 if probe else limit,
+            "budget": budget,
+            "lease": lease,
+            "give_up": give_up_after,
+            "probe": probe,
+        },
+    ).all()
+    if not found:
+        return None
+    rows = [
+        Claimed(r.id, r.externalid, r.action, r.requestid, r.route, r.request)
+        for r in sorted(found, key=lambda r: r.place)
+    ]
+    return Claim(found[0].call, found[0].provider, rows, found[0].full)
+
+
+# One index scan a provider and rank finds the head; then one a rank takes the rows: never an order over both,
+# which would walk every row that waits for its retry. Rows refused together share their due_at to the
+# microsecond: once the head has a cap, only its group travels, and of one route, so that halving soon separates
+# the bad from the good.
+CLAIM = """
+with recursive
+ranks as (select rank, place from unnest(%(ranks)s::smallint[]) with ordinality as r(rank, place)),
+{names},
+head as (
+    select n.provider, d.due_at, d.cap, d.route, r.rank
+    from names n cross join ranks r cross join lateral (
+        select due_at, cap, route from interactions
+        where state in ('pending', 'releasing') and provider = n.provider and rank = r.rank
+          and due_at <= now()
+          and (first_sent_at is null or first_sent_at > now() - make_interval(secs => %(give_up)s))
+        order by due_at limit 1) d
+    where n.provider is not null
+      and not exists (select from providers p where p.provider = n.provider and p.closed_until > now())
+    order by r.place, d.due_at limit 1
+),
+a as materialized ( {first} ), b as materialized ( {second} ), c as materialized ( {third} ),
+due as (
+    select 1 as place, * from a union all select 2, * from b union all select 3, * from c
+),
+ranked as (
+    select *, row_number() over w as n, sum(bytes + 1) over w as total, count(*) over () as seen,
+        min(coalesce(cap, %(limit)s)) over w as smallest
+    from due
+    window w as (order by case when %(probe)s then attempts else 0 end, place, due_at, id
+                 rows unbounded preceding)
+),
+pick as (
+    select * from ranked where n <= least(%(limit)s, smallest) and (total <= %(budget)s + 1 or n = 1)
+),
+call as (
+    insert into invocations (provider, ids, releases, probe)
+    select (select provider from head), array_agg(id order by n),
+        coalesce(array_agg(id) filter (where state = 'releasing'), '{{}}'), %(probe)s
+    from pick having count(*) > 0
+    returning id, provider
+)
+update interactions i set call = call.id, unsure = i.unsure || call.id, attempts = i.attempts + 1,
+    first_sent_at = coalesce(i.first_sent_at, clock_timestamp()), updated_at = clock_timestamp(),
+    due_at = clock_timestamp() + make_interval(secs => %(lease)s)
+from pick, call where i.id = pick.id
+returning call.id as call, call.provider, i.id, i.externalid, pick.n as place, i.route, i.request,
+    pick.seen >= %(scan)s or pick.seen > (select count(*) from pick)
+        or exists (select from head where cap is not null) as full,
+    case when i.state = 'releasing' then 'release' else 'dispatch' end as action,
+    case when i.state = 'releasing' then i.release_requestid else i.dispatch_requestid end as requestid
+"""
+
+_SCAN = """
+    select i.id, i.state, i.bytes, i.cap, i.attempts, i.due_at
+    from head h join interactions i on i.provider = h.provider
+    where i.state in ('pending', 'releasing') and i.rank = (%(ranks)s::smallint[])[{place}]
+      and i.due_at <= now()
+      and (i.first_sent_at is null or i.first_sent_at > now() - make_interval(secs => %(give_up)s))
+      and (h.cap is null or %(probe)s or (
+          i.rank = h.rank and i.due_at = h.due_at and i.route is not distinct from h.route))
+    order by i.due_at limit {left} for update of i skip locked
+"""
+
+# Which providers have work: one index descent each, whatever the number of rows.
+NAMES = """
+names as (
+    (select provider from interactions where state in ('pending', 'releasing') order by provider limit 1)
+    union all
+    select (select i.provider from interactions i
+            where i.state in ('pending', 'releasing') and i.provider > names.provider
+            order by i.provider limit 1)
+    from names where names.provider is not null
+)"""
+
+CLAIM = CLAIM.format(
+    names=NAMES,
+    first=_SCAN.format(place=1, left="%(scan)s"),
+    second=_SCAN.format(place=2, left="greatest(%(scan)s - (select count(*) from a), 0)"),
+    third=_SCAN.format(
+        place=3, left="greatest(%(scan)s - (select count(*) from a) - (select count(*) from b), 0)"
+    ),
+)
+
+
+def give_back(conn: Connection, call: int, ids: Sequence[int]) -> None:
+    """Give rows back that were not sent: as if they had never been claimed.
+
+    Rows that another call has taken meanwhile stay with it; only this call leaves their ``unsure``.
+    """
+    conn.exec_driver_sql(
+        """update interactions i set unsure = array_remove(unsure, %(call)s), call = nullif(call, %(call)s),
+            attempts = attempts - case when call = %(call)s then 1 else 0 end,
+            first_sent_at = case when array_remove(unsure, %(call)s) = '{}' then null else first_sent_at end,
+            due_at = case when call = %(call)s then now() else due_at end, updated_at = now()
+        where id = any (select id from interactions where id = any (%(ids)s) order by id for update)""",
+        {"call": call, "ids": list(ids)},
+    )
+    conn.exec_driver_sql(
+        """update invocations set ids = (select coalesce(array_agg(i), '{}') from unnest(ids) i
+            where i <> all (%(ids)s)) where id = %(call)s""",
+        {"call": call, "ids": list(ids)},
+    )
+    conn.exec_driver_sql("delete from invocations where id = %(call)s and ids = '{}'", {"call": call})
+
+
+def oldest_due(conn: Connection) -> float | None:
+    """Seconds that the most overdue row has been due; None where nothing is due.
+
+    Refused rows are put ahead of the rest by an early ``due_at``: they count from when that happened.
+    """
+    return conn.exec_driver_sql(
+        f"""with recursive {NAMES}
+        select max(extract(epoch from now() - greatest(d.due_at, d.updated_at)))::float8
+        from names n cross join (values (0), (1), (2)) r(rank) cross join lateral (
+            select due_at, updated_at from interactions
+            where state in ('pending', 'releasing') and provider = n.provider and rank = r.rank
+              and due_at <= now()
+            order by due_at limit 1) d"""
+    ).scalar()

@@ -1,0 +1,90 @@
+"""Connections: one engine a process, and what a failing database means."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import msgspec
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+
+from worker.settings import SettingsError
+
+T = TypeVar("T")
+
+PATIENCE = 45.0
+"""Seconds that record and settle go on trying while Postgres is away."""
+
+# An idle transaction, or one that runs for minutes, would keep vacuum from the dead versions of rows.
+_OPTIONS = "-c statement_timeout=60s -c idle_in_transaction_session_timeout=60s -c timezone=UTC"
+
+_TRANSIENT = {"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300"}
+
+
+def connect(url: str, *, pool: int = 5) -> Engine:
+    """Make the engine for a ``postgresql://`` URL; nothing is connected yet.
+
+    Args:
+        url: as in ``DATABASE_URL``.
+        pool: connections that are kept.
+
+    Raises:
+        SettingsError: the URL can't be read.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise SettingsError(
+            "DATABASE_URL is no database URL: write postgresql://user:password@host/name"
+        ) from None
+    if parsed.drivername not in ("postgresql", "postgres", "postgresql+psycopg"):
+        raise SettingsError(f"DATABASE_URL names {parsed.drivername!r}: this project runs on postgresql://")
+    return create_engine(
+        parsed.set(drivername="postgresql+psycopg"),
+        pool_size=pool,
+        max_overflow=10,
+        pool_timeout=30,
+        json_deserializer=msgspec.json.decode,
+        hide_parameters=True,  # an error's text is logged: customers' words must not be in it
+        connect_args={
+            "connect_timeout": 5,
+            "application_name": "vcc",
+            "options": _OPTIONS,
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+        },
+    )
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same work may succeed a moment later: the database is away, starting, or broke a deadlock."""
+    if not isinstance(error, DBAPIError):
+        return False
+    state = getattr(error.orig, "sqlstate", None)
+    if state is None:  # no answer of the server: the connection broke, or none was had
+        return isinstance(error, OperationalError | InterfaceError)
+    return error.connection_invalidated or state in _TRANSIENT
+
+
+def told(error: BaseException) -> str:
+    """Name a database error for a log: its kind and SQLSTATE, never its text, which may quote a row."""
+    state = getattr(getattr(error, "orig", None), "sqlstate", None)
+    return f"{type(error).__name__} {state}" if state else type(error).__name__
+
+
+def patiently(work: Callable[[], T], *, seconds: float = PATIENCE) -> T:
+    """Do the work, again and again while the database is away; the last error is raised as it is."""
+    retrying: Retrying = Retrying(
+        retry=retry_if_exception(is_transient),
+        wait=wait_random_exponential(multiplier=0.1, max=2),
+        stop=stop_after_delay(seconds),
+        reraise=True,
+    )
+    return retrying(work)
+
+
+def as_json(rows: Any) -> str:
+    """Rows for ``jsonb_to_recordset``: far cheaper for psycopg to pass on than arrays of text."""
+    return msgspec.json.encode(rows).decode()

@@ -1,0 +1,42 @@
+"""Delete what is older than it has to be kept: in small batches, each a transaction, so that nobody waits."""
+
+from collections.abc import Iterator
+
+from sqlalchemy import Engine
+
+BATCH = 5000
+
+# events go with their interaction; a receipt older than that can only be met by a job that old
+_OLD = "now() - make_interval(secs => %(keep)s)"
+STATEMENTS = {
+    "interactions": f"""with gone as (
+            delete from interactions where id in (
+                select id from interactions
+                where state in ('released', 'cancelled', 'ended', 'failed', 'release_failed', 'orphaned')
+                  and updated_at < {_OLD} limit {BATCH} for update skip locked)
+            returning id),
+        told as (delete from events where interaction_id in (select id from gone))
+        select count(*) from gone""",
+    **{
+        table: f"""with gone as (
+            delete from {table} where ctid = any (array(
+                select ctid from {table} where {column} < {_OLD} limit {BATCH} for update skip locked))
+            returning 1)
+        select count(*) from gone"""
+        for table, column in (("invocations", "started_at"), ("receipts", "at"), ("rejections", "at"))
+    },
+}
+
+
+def prune(engine: Engine, keep: float) -> Iterator[tuple[str, int]]:
+    """Delete ended lifecycles, calls, receipts and rejections untouched for so many seconds.
+
+    Yields:
+        After each batch: the table, and how many rows went.
+    """
+    for table, statement in STATEMENTS.items():
+        gone = BATCH
+        while gone == BATCH:
+            with engine.begin() as conn:
+                gone = conn.exec_driver_sql(statement, {"keep": keep}).scalar_one()
+            yield table, gone

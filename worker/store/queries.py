@@ -1,0 +1,134 @@
+"""What operations want to know: counts, lists, and the whole story of one externalid."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, func, select, text
+
+from worker.domain.lifecycle import FINAL, State
+from worker.store import gate
+from worker.store.claim import oldest_due
+from worker.store.rows import ENDED_ROW, OPEN_ROW
+from worker.store.tables import interactions
+
+LISTED = "id externalid state route provider lane attempts due_at last_error created_at updated_at".split()
+
+
+def stats(conn: Connection) -> dict[str, Any]:
+    """The whole at a glance, in the shape that ``vcc stats --json`` prints."""
+    counted = conn.exec_driver_sql("select state, count(*) from interactions group by state").all()
+    states = dict.fromkeys(map(str, State), 0) | {row[0]: row[1] for row in counted}
+    row = conn.exec_driver_sql(
+        """select
+            (select count(*) from interactions where state in ('pending', 'releasing') and due_at <= now()) as due,
+            (select count(*) from interactions
+             where state in ('pending', 'releasing') and call is not null and due_at > now()) as in_flight,
+            (select count(*) from rejections) as rejections,
+            (select count(*) from invocations where status is not null or outcome = 'unknown') as calls,
+            (select count(*) from invocations where outcome = 'accepted') as accepted,
+            (select coalesce(sum(cardinality(ids)), 0) from invocations where outcome = 'accepted') as interactions"""
+    ).one()
+    held = conn.exec_driver_sql("select route, message from routes where held_at is not null order by 1")
+    closed = conn.exec_driver_sql(
+        "select provider, message from providers where closed_until > now() order by 1"
+    )
+    return {
+        "states": states,
+        "due": row.due,
+        "oldest_due_seconds": oldest_due(conn),
+        "in_flight": row.in_flight,
+        "gate": asdict(gate.read(conn)),
+        "held_routes": dict(map(tuple, held)),
+        "held_providers": dict(map(tuple, closed)),
+        "invocations": {"calls": row.calls, "accepted": row.accepted, "interactions": int(row.interactions)},
+        "rejections": row.rejections,
+    }
+
+
+def listing(
+    conn: Connection,
+    *,
+    state: str | None = None,
+    route: str | None = None,
+    lane: str | None = None,
+    limit: int = 50,
+) -> list[dict[str, Any]]:
+    """The newest interactions first, narrowed by what is given."""
+    columns = [interactions.c[name] for name in LISTED if name != "due_at"]
+    # Python has no infinity among its times: what a held route keeps back has no time here
+    due = func.nullif(interactions.c.due_at, text("'infinity'")).label("due_at")
+    query = select(*columns, due).order_by(interactions.c.id.desc()).limit(limit)
+    for name, value in (("state", state), ("route", route), ("lane", lane)):
+        if value is not None:
+            query = query.where(interactions.c[name] == value)
+    return [{name: row[name] for name in LISTED} for row in conn.execute(query).mappings()]
+
+
+def show(conn: Connection, externalid: str) -> list[dict[str, Any]]:
+    """The lifecycles of an externalid, oldest first, each with its timeline."""
+    arms = " union all ".join(
+        f"select {COLUMNS} from interactions where externalid = %(externalid)s and {arm}"
+        for arm in (OPEN_ROW, "state = 'waiting'", ENDED_ROW)
+    )
+    found = conn.exec_driver_sql(f"{arms} order by id", {"externalid": externalid}).mappings().all()
+    return [_lifecycle(conn, row) for row in found]
+
+
+SHOWN = "state route provider lane dispatch_requestid release_requestid attempts last_error reason".split()
+
+
+COLUMNS = ", ".join(
+    [*SHOWN, "id", "created_at", "dispatched_at", "release_requested_at", "released_at", "updated_at"]
+)
+
+
+def _lifecycle(conn: Connection, row: Any) -> dict[str, Any]:
+    return {name: row[name] for name in SHOWN} | {"timeline": _timeline(conn, row)}
+
+
+Moment = tuple[datetime, str, str]
+
+
+def _timeline(conn: Connection, row: Any) -> list[dict[str, Any]]:
+    moments: list[Moment] = [*_marks(row), *_calls(conn, row), *_events(conn, row["id"])]
+    moments.sort(key=lambda moment: moment[0])
+    return [{"at": at, "event": event, "detail": detail} for at, event, detail in moments]
+
+
+def _marks(row: Any) -> Sequence[Moment]:
+    first = f"{row['lane']}, route {row['route']}" if row["route"] else "before its dispatch"
+    marks = [
+        (row["created_at"], "recorded", first),
+        (row["dispatched_at"], "dispatched", ""),
+        (row["release_requested_at"], "release requested", ""),
+        (row["released_at"], "released", ""),
+    ]
+    if State(row["state"]) in FINAL and row["state"] != State.RELEASED:
+        marks.append((row["updated_at"], row["state"], row["reason"] or ""))
+    return [(at, event, detail) for at, event, detail in marks if at is not None]
+
+
+def _calls(conn: Connection, row: Any) -> Sequence[Moment]:
+    found = conn.exec_driver_sql(
+        """select *, %(id)s = any (releases) as release from invocations
+        where ids @> array[%(id)s::bigint] and started_at between %(since)s and %(until)s order by id""",
+        {"id": row["id"], "since": row["created_at"], "until": row["updated_at"]},
+    )
+    return [(c.started_at, f"{'release' if c.release else 'dispatch'} sent", _call(c)) for c in found]
+
+
+def _call(call: Any) -> str:
+    parts = [f"call {call.id} of {len(call.ids)}", call.outcome or "no outcome yet"]
+    parts += [f"HTTP {call.status}"] if call.status else []
+    parts += [call.error] if call.error else []
+    return ", ".join(parts)
+
+
+def _events(conn: Connection, interaction_id: int) -> Sequence[Moment]:
+    found = conn.exec_driver_sql(
+        "select at, event, detail from events where interaction_id = %(id)s order by id",
+        {"id": interaction_id},
+    )
+    return [(at, event, detail) for at, event, detail in found]

@@ -1,0 +1,84 @@
+"""What an operator's word changes: given-up rows are tried again, a held route is let go."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy import Connection, Engine
+
+from worker.domain import lifecycle as life
+from worker.store import rows
+from worker.store.database import as_json
+from worker.store.record import keep_receipts
+
+BATCH = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Which:
+    """The given-up rows that are meant: by state, by route, by externalid; what is None does not narrow."""
+
+    state: str = "failed"
+    route: str | None = None
+    externalids: Sequence[str] | None = None
+
+    def where(self) -> tuple[str, dict[str, Any]]:
+        """The SQL condition and its parameters; only the newest lifecycle of an externalid is ever meant."""
+        sql = "i.state = %(state)s::interaction_state and i.state in ('failed', 'release_failed')"
+        params: dict[str, Any] = {"state": self.state}
+        if self.route is not None:
+            sql += " and i.route = %(route)s"
+            params["route"] = self.route
+        if self.externalids is not None:
+            sql += " and i.externalid in (select jsonb_array_elements_text(%(externalids)s::jsonb))"
+            params["externalids"] = as_json(list(self.externalids))
+        newer = "n.externalid = i.externalid and n.id > i.id"
+        return f"{sql} and not exists (select from interactions n where {newer})", params
+
+
+def count(conn: Connection, which: Which) -> int:
+    """How many rows a retry would take up."""
+    where, params = which.where()
+    return int(
+        conn.exec_driver_sql(f"select count(*) from interactions i where {where}", params).scalar_one()
+    )
+
+
+def retry(engine: Engine, which: Which) -> int:
+    """Try the rows again; returns how many. Killed in between, those of the committed batches are under way."""
+    total = 0
+    while done := _batch(engine, which):
+        total += done
+    return total
+
+
+def _batch(engine: Engine, which: Which) -> int:
+    where, params = which.where()
+    with engine.begin() as conn:
+        found = rows.lock(
+            conn,
+            f"select i.id from interactions i where {where} order by i.id limit {BATCH}",
+            params,
+            request=True,
+        )
+        found = [row for row in found if row.state == which.state]
+        replaced = [(life.retry(row, str(uuid4())), row) for row in found]
+        rows.update(conn, found)
+        keep_receipts(conn, [(old, row.externalid, row.action) for old, row in replaced if old is not None])
+        rows.remark(conn, [(row.id or 0, "retried", "by an operator") for row in found])
+        return len(found)
+
+
+def let_go(conn: Connection, route: str) -> int | None:
+    """Let a held route's rows go; returns how many, or None where the route is not held."""
+    held = conn.exec_driver_sql(
+        "delete from routes where route = %(route)s and held_at is not null", {"route": route}
+    ).rowcount
+    if not held:
+        return None
+    return conn.exec_driver_sql(
+        """update interactions set due_at = now(), updated_at = now()
+        where state = 'pending' and due_at = 'infinity' and route = %(route)s""",
+        {"route": route},
+    ).rowcount

@@ -1,0 +1,281 @@
+"""Settle: write what a call came to, once.
+
+Killed before the commit: nothing is written, the rows come back by their lease and the API drops the repeat.
+Killed after it, or asked twice: the invocation has its outcome, and the second settle does nothing.
+
+Locks are taken in one order everywhere: the invocation, its rows by id, the route, the valve.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import random
+
+from sqlalchemy import Connection, Engine
+
+from worker.domain.backoff import backoff
+from worker.domain.lifecycle import FINAL, Interaction, State
+from worker.domain.outcome import (
+    Accepted,
+    Forbidden,
+    Misdirected,
+    NotSent,
+    Outcome,
+    Refused,
+    Throttled,
+    Unauthorised,
+    Unknown,
+)
+from worker.domain.settlement import HOLD_AFTER, Circumstances, settle_row
+from worker.store import gate, rows
+from worker.store.claim import Claim
+from worker.store.database import as_json, patiently
+from worker.store.gate import Passage
+from worker.store.rows import OPEN_ROW
+
+RECENT = 1000
+"""How many calls back the question is answered whether others succeed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The settings that a settle needs: seconds, and calls per second."""
+
+    give_up_after: float
+    rate: float | None = None
+
+
+def settle(
+    engine: Engine, claim: Claim, passage: Passage, outcome: Outcome, size: int, bounds: Bounds
+) -> None:
+    """Write the outcome of a call: its record, its rows, the route, the valve; in one transaction.
+
+    Args:
+        engine: the database; waited for while it is away.
+        claim: what was sent.
+        passage: how the valve was passed.
+        outcome: what came of it.
+        size: bytes of the body.
+        bounds: the settings that count here.
+    """
+    patiently(lambda: _settle(engine, claim, passage, outcome, size, bounds))
+
+
+def _settle(
+    engine: Engine, claim: Claim, passage: Passage, outcome: Outcome, size: int, bounds: Bounds
+) -> None:
+    with engine.begin() as conn:
+        if not _close_record(conn, claim.call, outcome, size):
+            return
+        found = _lock(conn, claim)
+        held = _count_refusal(conn, claim, found, outcome)
+        about = _circumstances(conn, claim, found, outcome, bounds, held)
+        sent = {row.id: (row.action, row.requestid) for row in claim.rows}
+        for row in found:
+            settle_row(row, sent[row.id or 0], outcome, about)
+        _write(conn, found, outcome)
+        _move_valve(conn, claim, passage, outcome, bounds)
+
+
+def _close_record(conn: Connection, call: int, outcome: Outcome, size: int) -> bool:
+    """Give the invocation its outcome; False if it has one already."""
+    answer = outcome.answer
+    return bool(
+        conn.exec_driver_sql(
+            """update invocations set outcome = %(outcome)s, status = %(status)s, error = %(error)s,
+                answer = %(answer)s, seconds = %(seconds)s, bytes = %(bytes)s
+            where id = %(call)s and coalesce(outcome, 'lost') = 'lost'""",
+            {
+                "call": call,
+                "outcome": outcome.name,
+                "status": answer.status,
+                "error": answer.error,
+                "answer": answer.body.replace("\0", "\ufffd") or None,
+                "seconds": answer.seconds,
+                "bytes": size,
+            },
+        ).rowcount
+    )
+
+
+def _lock(conn: Connection, claim: Claim) -> list[Interaction]:
+    return rows.lock(conn, "select unnest(%(ids)s::bigint[])", {"ids": [row.id for row in claim.rows]})
+
+
+def _circumstances(
+    conn: Connection,
+    claim: Claim,
+    found: Sequence[Interaction],
+    outcome: Outcome,
+    bounds: Bounds,
+    held: frozenset[str],
+) -> Circumstances:
+    attempts = max((row.attempts for row in found), default=1)
+    return Circumstances(
+        call=claim.call,
+        size=len(claim.rows),
+        give_up_after=bounds.give_up_after,
+        wait=backoff(attempts, random()),  # noqa: S311 -- jitter
+        others_succeed=isinstance(outcome, Unknown) and _others_succeed(conn, found),
+        held_routes=held,
+        taken=_taken(conn, found) if isinstance(outcome, Accepted) else frozenset(),
+    )
+
+
+def _others_succeed(conn: Connection, found: Sequence[Interaction]) -> bool:
+    longest = max((row.sent_for or 0 for row in found), default=0)
+    return _accepted_within(conn, "now() - make_interval(secs => %(since)s)", {"since": longest})
+
+
+def _accepted_within(conn: Connection, since: str, params: dict[str, object]) -> bool:
+    return bool(
+        conn.exec_driver_sql(
+            f"""select exists (select from (
+                select outcome, started_at, seconds from invocations order by id desc limit {RECENT}) i
+            where outcome = 'accepted' and started_at + make_interval(secs => seconds) >= {since})""",
+            params,
+        ).scalar_one()
+    )
+
+
+def _taken(conn: Connection, found: Sequence[Interaction]) -> frozenset[str]:
+    """Externalids of failed rows whose place a newer lifecycle has taken; that one is told what VCC may hold."""
+    failed = [row.externalid for row in found if row.state is State.FAILED]
+    if not failed:
+        return frozenset()
+    return frozenset(
+        conn.exec_driver_sql(
+            f"""update interactions set may_hold = true
+            where {OPEN_ROW} and externalid in (select jsonb_array_elements_text(%(failed)s::jsonb))
+            returning externalid""",
+            {"failed": as_json(failed)},
+        ).scalars()
+    )
+
+
+def _write(conn: Connection, found: Sequence[Interaction], outcome: Outcome) -> None:
+    simple = [row for row in found if row.state is State.DISPATCHED and row.marks == {"dispatched"}]
+    if isinstance(outcome, Accepted) and len(simple) == len(found):
+        _write_dispatched(conn, [row.id for row in simple])
+        return
+    rows.update(conn, found)
+    rows.start_waiting(conn, [row for row in found if row.changed and row.state in FINAL])
+
+
+def _write_dispatched(conn: Connection, ids: Sequence[int | None]) -> None:
+    """Write the common case, all dispatched and nothing remembered, without shipping the rows back."""
+    conn.exec_driver_sql(
+        """update interactions set state = 'dispatched', due_at = null, call = null, unsure = '{}', cap = null,
+            first_sent_at = null, last_error = null, reason = null, dispatched_at = now(), updated_at = now()
+        where id = any (%(ids)s)""",
+        {"ids": list(ids)},
+    )
+
+
+# --- routes -------------------------------------------------------------------------------------
+
+
+def _count_refusal(
+    conn: Connection, claim: Claim, found: Sequence[Interaction], outcome: Outcome
+) -> frozenset[str]:
+    """Count single dispatches refused in a row on a route; returns the routes that are held.
+
+    The route's row makes settles wait for each other here, so that no more than ``HOLD_AFTER`` rows fail.
+    """
+    if not isinstance(outcome, Refused):
+        return frozenset()
+    held = set(conn.exec_driver_sql("select route from routes where held_at is not null").scalars())
+    single = found[0] if len(claim.rows) == 1 and found else None
+    if single is None or single.state is not State.PENDING or single.call != claim.call:
+        return frozenset(held)
+    was_held = conn.exec_driver_sql(
+        """insert into routes (route, refused, refused_since, message) values (%(route)s, 1, now(), %(message)s)
+        on conflict (route) do update set refused = routes.refused + 1, message = excluded.message,
+            refused_since = coalesce(routes.refused_since, now())
+        returning held_at is not null""",
+        {"route": single.route, "message": outcome.answer.error},
+    ).scalar_one()
+    return frozenset({*held, single.route or ""}) if was_held else frozenset(held)
+
+
+def _hold_route(conn: Connection, passage: Passage) -> None:
+    """Hold the route whose count is full: its rows wait until an operator lets them go.
+
+    Rows that somebody has locked are skipped, lest two settles wait for each other: refused once more, they
+    find the route held.
+    """
+    full = conn.exec_driver_sql(
+        """update routes set held_at = now() where held_at is null and refused >= %(most)s
+        returning route, refused_since, message""",
+        {"most": HOLD_AFTER},
+    ).all()
+    for route, since, message in full:
+        park(conn, route)
+        if not _accepted_within(conn, "%(since)s", {"since": since}):
+            gate.close(conn, passage.epoch, "misconfigured", message, wait=1.0)
+
+
+def park(conn: Connection, route: str) -> None:
+    """Let a held route's rows wait for ever; those in flight are left to their settle."""
+    conn.exec_driver_sql(
+        """update interactions set due_at = 'infinity', updated_at = now() where id in (
+            select id from interactions where state = 'pending' and call is null and route = %(route)s
+              and due_at < 'infinity' order by id for update skip locked)""",
+        {"route": route},
+    )
+
+
+def _accepted_route(conn: Connection, claim: Claim) -> None:
+    conn.exec_driver_sql(
+        """update routes set refused = 0, refused_since = null, message = null
+        where refused > 0 and held_at is null and route = any (%(routes)s)""",
+        {"routes": list({row.route for row in claim.rows if row.route and row.action == "dispatch"})},
+    )
+    conn.exec_driver_sql("delete from providers where provider = %(provider)s", {"provider": claim.provider})
+
+
+# --- the valve ----------------------------------------------------------------------------------
+
+REASONS: dict[type[Outcome], str] = {
+    Throttled: "throttled",
+    Unauthorised: "unauthorised",
+    Misdirected: "misconfigured",
+    NotSent: "unreachable",
+    Unknown: "unreachable",
+}
+
+
+def _move_valve(conn: Connection, claim: Claim, passage: Passage, outcome: Outcome, bounds: Bounds) -> None:
+    if isinstance(outcome, Accepted):
+        _accepted_route(conn, claim)
+    if isinstance(outcome, Forbidden):
+        _close_provider(conn, claim.provider, outcome.answer.error)
+    if reason := REASONS.get(type(outcome)):
+        _close_valve(conn, passage, outcome, reason)
+    elif passage.ailing:
+        gate.mend(conn, passage, bounds.rate)
+    if isinstance(outcome, Refused):
+        _hold_route(conn, passage)
+
+
+def _close_valve(conn: Connection, passage: Passage, outcome: Outcome, reason: str) -> None:
+    if isinstance(outcome, Throttled):
+        gate.slow_down(conn, passage.epoch)
+    gate.close(
+        conn,
+        passage.epoch,
+        reason,
+        outcome.answer.error,
+        wait=backoff(1, random()),  # noqa: S311 -- jitter
+        at_least=outcome.answer.retry_after,
+    )
+
+
+def _close_provider(conn: Connection, provider: str, message: str | None) -> None:
+    """Leave this provider's rows alone for a while: half a minute, doubled up to eight."""
+    conn.exec_driver_sql(
+        """insert into providers (provider, closed_until, failures, message)
+        values (%(provider)s, now() + interval '30 seconds', 1, %(message)s)
+        on conflict (provider) do update set failures = providers.failures + 1, message = excluded.message,
+            closed_until = now() + interval '30 seconds' * power(2, least(providers.failures, 4))""",
+        {"provider": provider, "message": message},
+    )

@@ -1,0 +1,169 @@
+"""The doors that Celery opens, and the work that it wakes: each body a few lines.
+
+Arguments are JSON, by keyword; without a ``requestid`` the message's own id serves, so that a message delivered
+twice is recognised. Their bodies take anything, since a call that Python refuses would be lost with its message:
+what can't be a job goes into ``rejections``.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any
+
+from celery.exceptions import Reject
+from kombu.exceptions import OperationalError as BrokerError
+from redis.exceptions import RedisError
+from sqlalchemy.exc import DBAPIError
+
+from worker import app as process
+from worker.app import app
+from worker.delivery.deliver import Bench, deliver
+from worker.discreet import Task
+from worker.domain.meeting import Verdict
+from worker.intake.record import Incoming, take_in
+from worker.settings import SettingsError
+from worker.store.database import told
+from worker.store.prune import prune
+from worker.store.record import CrowdedError
+from worker.upkeep.sweep import sweep
+
+log = logging.getLogger(__name__)
+
+SLICE = 0.5
+"""Seconds after which a delivery makes way, so that a pool full of deliveries takes jobs in all the same."""
+
+WAKE_KEY = "vcc:wake"
+WAKE_SECONDS = 2
+
+DOOR = {"base": Task, "bind": True, "acks_late": True, "reject_on_worker_lost": True}
+
+
+def wake() -> None:
+    """Ask for a delivery, unless one is asked for already. If it gets lost, the next tick asks again."""
+    try:
+        if process.redis_client().set(WAKE_KEY, 1, nx=True, ex=WAKE_SECONDS):
+            deliver_due.apply_async(expires=60, retry=False)
+    except (RedisError, BrokerError) as error:
+        log.warning("could not wake a delivery (%s); the next tick does", type(error).__name__)
+
+
+@app.task(name="vcc.dispatch", **DOOR)
+def dispatch(self: Task, *args: Any, **fields: Any) -> None:
+    """Record a dispatch: externalid, route, interactiontype, provider, linkeddata, routingdata, extra and so on."""
+    _take_in(self, [_dispatch_job(*args, **fields)] if len(args) <= len(_DISPATCH) else [_odd(args, fields)])
+
+
+@app.task(name="vcc.release", **DOOR)
+def release(self: Task, *args: Any, **fields: Any) -> None:
+    """Record a release: externalid, requestid, dispatch_requestid."""
+    job = {"action": "release", **dict(zip(_RELEASE, args, strict=False)), **fields}
+    _take_in(self, [job if len(args) <= len(_RELEASE) else _odd(args, fields)])
+
+
+@app.task(name="vcc.dispatch_many", **DOOR)
+def dispatch_many(self: Task, jobs: Any = None, *args: Any, **fields: Any) -> None:
+    """Record many dispatches: a list of jobs."""
+    _take_in(
+        self,
+        jobs if isinstance(jobs, list) and not (args or fields) else [_odd((jobs, *args), fields)],
+        many=True,
+    )
+
+
+@app.task(name="vcc.release_many", **DOOR)
+def release_many(self: Task, externalids: Any = None, *args: Any, **fields: Any) -> None:
+    """Record many releases: a list of externalids."""
+    if not isinstance(externalids, list) or args or fields:
+        _take_in(self, [_odd((externalids, *args), fields)])
+        return
+    _take_in(self, [{"action": "release", "externalid": one} for one in externalids], many=True)
+
+
+_DISPATCH = (
+    "externalid route interactiontype provider linkeddata routingdata extra requestid lane again".split()
+)
+_RELEASE = "externalid requestid dispatch_requestid".split()
+
+
+def _dispatch_job(*args: Any, **fields: Any) -> dict[str, Any]:
+    job = {**dict(zip(_DISPATCH, args, strict=False)), **fields}
+    kind = job.pop("interactiontype", None)
+    given = job.get("routingdata")
+    if kind is not None and (given is None or isinstance(given, dict)):
+        job["routingdata"] = {"interactiontype": kind, **(given or {})}
+    return {"action": "dispatch", **job}
+
+
+def _odd(args: Sequence[Any], fields: dict[str, Any]) -> dict[str, Any]:
+    """Arguments that are no job: kept whole, to be refused by the one place that refuses."""
+    return {"arguments": list(args), **fields}
+
+
+def _take_in(task: Task, jobs: list[Any], *, many: bool = False) -> None:
+    """Record jobs out of a message, which is acknowledged when they are; else it goes back to its queue."""
+    mid = str(task.request.id)
+    batch = [
+        Incoming(job, f"{mid}-{index}" if many else mid, f"message {mid}") for index, job in enumerate(jobs)
+    ]
+    try:
+        taken = take_in(process.engine(), process.config(), "celery", batch)
+    except (DBAPIError, CrowdedError) as error:
+        log.warning("message %s could not be recorded (%s); it goes back to its queue", mid, told(error))
+        raise Reject(told(error), requeue=True) from None
+    if rejected := taken.verdicts[Verdict.REJECTED]:
+        log.warning(
+            "message %s: %d of %d jobs rejected", mid, rejected, len(batch), extra={"action": "reject"}
+        )
+    if taken.due:
+        wake()
+
+
+def calmly(work: Callable[[], None]) -> Callable[[], None]:
+    """Let work that the next tick repeats fail in one line, without what an exception's text might quote."""
+
+    @wraps(work)
+    def calm() -> None:
+        try:
+            work()
+        except (DBAPIError, SettingsError) as error:
+            reason = str(error) if isinstance(error, SettingsError) else told(error)
+            log.error("%s: %s; the next tick tries again", work.__name__, reason)
+
+    return calm
+
+
+@app.task(name="vcc.deliver", base=Task)
+@calmly
+def deliver_due() -> None:
+    """Make calls while something is due."""
+    # the key goes back first, then the table is read: whoever records after that wakes the next one
+    _forget_wake()
+    end = time.monotonic() + SLICE
+    bench = Bench(process.engine(), process.api(), process.config(), wake)
+    deliver(bench, go_on=lambda: time.monotonic() < end and not process.stopping.is_set())
+
+
+def _forget_wake() -> None:
+    try:
+        process.redis_client().delete(WAKE_KEY)
+    except RedisError as error:
+        log.warning("could not reach Redis (%s); the wake key expires by itself", type(error).__name__)
+
+
+@app.task(name="vcc.sweep", base=Task)
+@calmly
+def sweep_rows() -> None:
+    """Wake what is due or stranded, expire what time has overtaken."""
+    changed = sweep(process.engine(), process.config(), wake)
+    if any(changed.values()):
+        log.info("swept: %s", ", ".join(f"{n} {name}" for name, n in changed.items() if n))
+
+
+@app.task(name="vcc.prune", base=Task)
+@calmly
+def prune_old() -> None:
+    """Delete what is older than it has to be kept."""
+    for table, gone in prune(process.engine(), process.config().keep_for):
+        if gone:
+            log.info("pruned %d rows of %s", gone, table)

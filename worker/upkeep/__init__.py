@@ -1,0 +1,1 @@
+"""The night shift: what has to be done though nobody asks for it."""

@@ -1,0 +1,1 @@
+"""The other side: the Interactions API over HTTP, and nothing else."""
