@@ -1,6 +1,6 @@
 """Celery's settings: values only. Each that differs from Celery's default says why."""
 
-from kombu import Queue
+from kombu import Exchange, Queue
 
 from worker import settings
 
@@ -24,7 +24,8 @@ broker_connection_retry_on_startup = True
 broker_connection_max_retries = None
 
 task_default_queue = "intake"
-task_queues = [Queue("intake"), Queue("deliver"), Queue("upkeep")]
+# an exchange each: bound to a common one, every queue would get every message
+task_queues = [Queue(name, Exchange(name), routing_key=name) for name in ("intake", "deliver", "upkeep")]
 task_routes = {
     "vcc.deliver": {"queue": "deliver"},
     "vcc.sweep": {"queue": "upkeep"},
@@ -44,8 +45,7 @@ worker_cancel_long_running_tasks_on_connection_loss = False
 worker_consumer = "worker.discreet:Consumer"
 worker_send_task_events = True
 worker_hijack_root_logger = False
-# threads: the rate of as many processes with a fraction of their memory, and a stop within a second
-worker_pool = "threads"
+# the pool is chosen on the command line (``vcc worker`` takes threads): set here, it would overrule --pool prefork
 worker_concurrency = 8
 
 # in memory: nothing to lose, nothing to lock, and any number of beats may run

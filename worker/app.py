@@ -5,8 +5,9 @@ What a process needs for its work (database, API, Redis) is made on first use, s
 
 import logging
 import threading
-from functools import cache
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
 
 import redis
 from celery import Celery, signals
@@ -17,34 +18,53 @@ from worker.settings import Settings
 from worker.store.database import connect
 from worker.vonage.invoke import Api
 
+T = TypeVar("T")
+
 app = Celery("vcc", include=["worker.tasks"])
 app.config_from_object("celeryconfig")
 
 stopping = threading.Event()
 """Set when the worker is told to stop, so that loops end after the call that they are in."""
 
+_made: dict[Callable[[], Any], Any] = {}
+_making = threading.RLock()
+
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
-@cache
+def per_process(make: Callable[[], T]) -> Callable[[], T]:
+    """Let a process make the thing once, on first use, however many threads ask at the same time."""
+
+    @wraps(make)
+    def get() -> T:
+        with _making:
+            if make not in _made:
+                _made[make] = make()
+            made: T = _made[make]
+            return made
+
+    return get
+
+
+@per_process
 def config() -> Settings:
     """The process's settings."""
     return settings.load()
 
 
-@cache
+@per_process
 def engine() -> Engine:
     """The process's engine; a connection for each thread of the pool."""
     return connect(config().database(), pool=10)
 
 
-@cache
+@per_process
 def api() -> Api:
     """The process's connection to the Interactions API."""
     return Api(config())
 
 
-@cache
+@per_process
 def redis_client() -> "redis.Redis":
     """The process's connection to Redis, for what is no Celery message."""
     return redis.Redis.from_url(config().redis(), socket_timeout=5, socket_connect_timeout=5)
@@ -53,8 +73,7 @@ def redis_client() -> "redis.Redis":
 @signals.worker_process_init.connect
 def forget_resources(**_: Any) -> None:
     """Start a forked process with resources of its own."""
-    for resource in (config, engine, api, redis_client):
-        resource.cache_clear()
+    _made.clear()
 
 
 @signals.worker_shutting_down.connect

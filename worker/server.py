@@ -170,12 +170,15 @@ class _PortTakenError(EmbeddedError):
 
 
 def _start_on_free_port(program: Program) -> tuple[int, guard.Guarded]:
-    for _ in range(_ATTEMPTS - 1):
+    failed = 0
+    while True:
         port = _free_port()
-        with contextlib.suppress(_PortTakenError):
+        try:
             return port, _start(program, port)
-    port = _free_port()
-    return port, _start(program, port)
+        except _PortTakenError:
+            failed += 1
+            if failed == _ATTEMPTS:
+                raise
 
 
 def _free_port() -> int:

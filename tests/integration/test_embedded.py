@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -213,6 +214,13 @@ def test_frozen_postgres_answers_nobody_until_thawed(
         assert connection.execute("SELECT 1").fetchone() == (1,)
 
 
+def test_frozen_postgres_can_be_stopped_in_good_order(home: Path) -> None:
+    """The end of the context thaws what a test has left frozen."""
+    with embedded.postgres(home, durable=False) as running:
+        running.freeze()
+    assert running.poll() == 0
+
+
 def test_redis_keeps_its_data_after_a_kill(redis_server: embedded.Server, redis_url: str) -> None:
     """What Redis has taken outlives a SIGKILL: it is in the append-only file."""
     with redis.Redis.from_url(redis_url) as connection:
@@ -237,7 +245,8 @@ def test_redis_loses_nothing_by_its_settings(new_home: Path) -> None:
 
 
 def test_second_start_names_the_first_ones_pid(home: Path) -> None:
-    """While a server runs, another start in its home is refused and says whose it is."""
+    """While a server runs, another start in its home is refused at once and says whose it is."""
+    began = time.monotonic()
     with embedded.postgres(home, durable=False), embedded.redis(home):
         for start in (embedded.postgres, embedded.redis):
             with (
@@ -245,6 +254,14 @@ def test_second_start_names_the_first_ones_pid(home: Path) -> None:
                 start(home),
             ):
                 pass
+    assert time.monotonic() - began < server.PATIENCE
+
+
+def test_server_itself_holds_the_lock(home: Path) -> None:
+    """The lock outlives the owner: it is held until the last process of the server is gone."""
+    with embedded.postgres(home, durable=False) as p, embedded.redis(home) as r:
+        for running, name in ((p, "postgres.lock"), (r, "redis.lock")):
+            assert str(home / name) in [file.path for file in psutil.Process(running.pid).open_files()]
 
 
 def test_servers_end_with_a_killed_owner_and_start_again(home: Path) -> None:
@@ -342,14 +359,32 @@ def test_server_that_never_answers_is_stopped(new_home: Path, monkeypatch: pytes
         assert running.poll() is None
 
 
-def test_taken_port_is_not_the_end(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    """Give a port that nobody else can have, and at which nobody answers."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
+
+
+def test_taken_port_is_not_the_end(home: Path, taken_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """When somebody takes the port between its choice and the start, another one is chosen."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = server._free_port()
-        ports = iter([taken.getsockname()[1], port])
-        monkeypatch.setattr(server, "_free_port", lambda: next(ports))
-        with embedded.postgres(home, durable=False) as running:
+    port = server._free_port()
+    ports = iter([taken_port, port])
+    monkeypatch.setattr(server, "_free_port", lambda: next(ports))
+    for start in (embedded.postgres, embedded.redis):
+        with start(home) as running:
             assert f":{port}/" in running.url
+        ports = iter([taken_port, port])
+
+
+def test_one_taken_port_after_the_other_is_an_error(
+    new_home: Path, taken_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that lets us have no port at all is not tried for ever."""
+    monkeypatch.setattr(server, "_free_port", lambda: taken_port)
+    with pytest.raises(embedded.EmbeddedError, match=r"(?s)Redis ended.*Address already in use"):
+        embedded.redis(new_home).__enter__()
 
 
 def test_free_port_is_free(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,11 +136,22 @@ def test_stop_has_an_end(tmp_path: Path) -> None:
     until(lambda: gone(guarded.pid))
 
 
-def test_frozen_command_can_be_stopped() -> None:
-    """A command that was halted is woken, so that the stop signal reaches it."""
-    guarded = guard.spawn(SLEEP)
+def test_frozen_command_can_be_stopped(tmp_path: Path) -> None:
+    """A command that was halted is woken, so that it can do what it does on its stop signal."""
+    orderly = STUBBORN.replace("signal.SIG_IGN", "lambda *_: sys.exit(5)")
+    with (tmp_path / "out").open("wb") as out:
+        guarded = guard.spawn([sys.executable, "-c", orderly], stdout=out)
+    until((tmp_path / "out").read_text)
     os.kill(guarded.pid, signal.SIGSTOP)
-    assert guarded.stop() == 128 + signal.SIGTERM
+    assert guarded.stop() == 5
+
+
+def test_closed_pipe_alone_stops_the_command() -> None:
+    """It is the pipe that tells the guard, at once, whether or not the parent is seen to be gone."""
+    guarded = guard.spawn(SLEEP)
+    assert guarded._guard.stdin
+    guarded._guard.stdin.close()
+    assert guarded.wait(30) == 128 + signal.SIGTERM
 
 
 def test_kill_takes_the_commands_children() -> None:

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, func, select, text
 from worker.domain.lifecycle import FINAL, State
 from worker.store import gate
 from worker.store.claim import oldest_due
+from worker.store.database import as_json
 from worker.store.rows import ENDED_ROW, OPEN_ROW
 from worker.store.tables import interactions
 
@@ -132,3 +133,45 @@ def _events(conn: Connection, interaction_id: int) -> Sequence[Moment]:
         {"id": interaction_id},
     )
     return [(at, event, detail) for at, event, detail in found]
+
+
+def with_lifecycle(conn: Connection, externalids: Sequence[str]) -> set[str]:
+    """Those of the externalids that have a lifecycle, whatever its state."""
+    arms = " union all ".join(
+        f"(select 1 from interactions where externalid = a.externalid and {arm} limit 1)"
+        for arm in (OPEN_ROW, "state = 'waiting'", ENDED_ROW)
+    )
+    return set(
+        conn.exec_driver_sql(
+            f"""select a.externalid
+            from (select distinct value as externalid from jsonb_array_elements_text(%(ids)s::jsonb)) a
+            where exists ({arms})""",
+            {"ids": as_json(list(externalids))},
+        ).scalars()
+    )
+
+
+def newest_id(conn: Connection) -> int:
+    """The id of the newest interaction; 0 where there is none."""
+    return int(conn.exec_driver_sql("select coalesce(max(id), 0) from interactions").scalar_one())
+
+
+def progress(conn: Connection, after: int, until: int) -> dict[str, int]:
+    """How many of the interactions with these ids are still to be sent, and how many of the others failed."""
+    row = conn.exec_driver_sql(
+        """select count(*) filter (where state in ('waiting', 'pending', 'releasing')) as to_be_sent,
+            count(*) filter (where state in ('failed', 'release_failed')) as failed,
+            count(*) filter (where due_at = 'infinity') as held
+        from interactions where id > %(after)s and id <= %(until)s""",
+        {"after": after, "until": until},
+    ).one()
+    return dict(row._mapping)
+
+
+def rejections(conn: Connection, limit: int = 50) -> list[dict[str, Any]]:
+    """The newest rejected jobs, without their content."""
+    found = conn.exec_driver_sql(
+        "select id, at, door, place, reason from rejections order by id desc limit %(limit)s",
+        {"limit": limit},
+    )
+    return [dict(row) for row in found.mappings()]

@@ -107,3 +107,16 @@ def test_pieces_do_not_matter(body: bytes, limit: int) -> None:
         for piece in iter(partial(io.BytesIO(body).readline, size), b""):
             digest.update(piece)
     assert whole.id() == cut.id()
+
+
+@pytest.mark.parametrize(
+    "body", [b"abcdef>From x", b"abcde\r\nx", b"abcdef\nFrom x", b"\r\r\r\r\r\r\r\nFrom x"]
+)
+def test_long_lines_are_one_line(body: bytes) -> None:
+    """A quoted From, or a line's end, where a piece begins is what it is in the whole line."""
+    whole, cut = Digest([]), Digest([])
+    whole.update(body.partition(b"\n")[0] + b"\n" if b"\n" in body else body)
+    whole.update(body.partition(b"\n")[2])
+    for piece in iter(partial(io.BytesIO(body).readline, 6), b""):
+        cut.update(piece)
+    assert whole.id() == cut.id()

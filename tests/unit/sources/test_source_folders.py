@@ -65,8 +65,9 @@ def test_maildir_subfolders_are_pointed_out(tmp_path: Path) -> None:
 
 def test_folder_of_eml_files(tmp_path: Path) -> None:
     """A folder's .eml files are read with those of its subfolders, sorted; other files are not."""
-    write(tmp_path, "b.eml", "a.EML", "sub/c.eml", "notes.txt", "Another/d.eml")
-    assert ids(open_source(tmp_path, "auto", OPTIONS)) == ["a.EML", "b.eml", "Another/d.eml", "sub/c.eml"]
+    folders = [f"{number}/c.eml" for number in range(9)]
+    write(tmp_path, "b.eml", "a.EML", "notes.txt", *reversed(folders))
+    assert ids(open_source(tmp_path, "auto", OPTIONS)) == ["a.EML", "b.eml", *folders]
 
 
 def test_single_eml(tmp_path: Path) -> None:

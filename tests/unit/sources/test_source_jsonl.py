@@ -100,6 +100,7 @@ def test_line_of_just_the_limit(read: Read) -> None:
     line = b'{"externalid":"' + b"x" * (1_000_000 - 17) + b'"}'
     assert len(only(read(line))["externalid"]) == 1_000_000 - 17
     assert len(only(read(line[:-3] + b'"}\n'))["externalid"]) == 1_000_000 - 18
+    assert len(read(line[:-3] + b'"}\n{}')) == 2
 
 
 def test_nul_escape_passes(read: Read) -> None:

@@ -186,6 +186,17 @@ def test_headers_over_the_limit(read: Read) -> None:
     assert ids([entry]) == ["2@x"]
 
 
+def test_from_line_within_overlong_header(read: Read) -> None:
+    """What looks like a From line within the rest of an overlong header makes no message."""
+    header = b"X-Long: ".ljust(17 * PIECE, b"x") + FROM + b"Subject: no\n"
+    assert len(ids(read(FROM + header + b"\n\n" + message(2)))) == 2
+
+
+def test_header_of_just_one_piece(read: Read) -> None:
+    """A header that ends where a piece of it ends is not taken for the blank line."""
+    assert ids(read(FROM + b"X-Long: ".ljust(PIECE, b"x") + b"\n" + message(1, separator=b""))) == ["1@x"]
+
+
 def test_message_without_headers(read: Read) -> None:
     """A first message without a single header is rejected."""
     assert ids(read(FROM + b"\nHello\n\n" + message(2))) == ["has no headers: it is no email", "2@x"]

@@ -83,6 +83,11 @@ def test_externalid_from_another_column(read: Read) -> None:
     assert ids(read(b"externalid,message-id\n1,<7@x>\n", externalid_from="Message-ID")) == ["7@x"]
 
 
+def test_known_columns_choose_the_delimiter(read: Read) -> None:
+    """Where the header line can be split in several ways, that one counts which yields known columns."""
+    assert ids(read(b"externalid;name;last, first, and, so, on\n7;a;b\n")) == ["7"]
+
+
 @pytest.mark.parametrize("mark", [b",", b";", b"\t"])
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
 @pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
@@ -160,6 +165,7 @@ def test_endless_record(read: Read) -> None:
             {"externalid_from": "Case"},
             r"has no column case \(found: name, route\); name another one",
         ),
+        (b"externalid,name", {"externalid_from": "Case"}, "has no column case"),
         (b"externalid,name", {"route": None}, r"has no column route \(found: externalid, name\); add one"),
         (b"externalid,name,name", {}, "has two columns of the same name"),
     ],

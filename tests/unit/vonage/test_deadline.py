@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import httpcore
@@ -65,12 +66,13 @@ def test_late_by_phase(backend: httpcore.NetworkBackend, listener: socket.socket
 
 def test_write_to_a_reader_that_stalls(backend: httpcore.NetworkBackend, listener: socket.socket) -> None:
     """A peer that does not read holds a large write up to the deadline and no longer."""
-    with within(Deadline(0.3)) as exchange:
+    started = time.monotonic()
+    with within(Deadline(0.3)):
         stream = backend.connect_tcp("127.0.0.1", listener.getsockname()[1], timeout=5)
         with pytest.raises(httpcore.WriteTimeout):
             stream.write(b"x" * (PIECE * 2000), timeout=60)
-        assert exchange.deadline.rest() == 0
     stream.close()
+    assert 0.2 < time.monotonic() - started < 10
 
 
 def test_every_address_is_tried(
@@ -129,8 +131,10 @@ def test_slow_look_up(monkeypatch: pytest.MonkeyPatch) -> None:
         return []
 
     monkeypatch.setattr(socket, "getaddrinfo", hang)
+    started = time.monotonic()
     try:
         with pytest.raises(httpcore.ConnectTimeout, match="not looked up in time"):
             resolve("slow.example", 443, 0.05)
+        assert time.monotonic() - started < 3
     finally:
         over.set()

@@ -7,6 +7,7 @@ import pytest
 
 from worker.settings import Settings, SettingsError
 from worker.vonage import transport
+from worker.vonage.deadline import Deadline
 
 
 def settings(**values: Any) -> Settings:
@@ -81,3 +82,18 @@ def test_user_agent_names_the_version(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "version", missing)
     with transport.open_client() as client:
         assert client.headers["user-agent"] == "vcc-worker/0"
+
+
+@pytest.mark.parametrize(("seconds", "tries"), [(20, 3), (0, 1)])
+def test_again(seconds: float, tries: int) -> None:
+    """What is certain is tried three times, but never past the deadline."""
+    tried: list[int] = []
+
+    def fail() -> None:
+        tried.append(1)
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        transport.again(Deadline(seconds), ConnectionError)(fail)
+
+    assert len(tried) == tries

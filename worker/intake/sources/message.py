@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
+from itertools import islice
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
@@ -19,6 +20,7 @@ BLOCK_LIMIT = 1_048_576
 # bound the time that a hostile header can take.
 _VALUE_LIMIT = 8_000
 _SENDER_LIMIT = 2_000
+_REPEATS = 5  # of a header that should stand there once
 SUBJECT_LIMIT = 1_000
 """So many characters of a subject are shown to the agent."""
 
@@ -26,7 +28,7 @@ _FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:(.*)", re.DOTALL)
 _BRACKETED = re.compile(r"<([^<>]*)>")
 _COMMENT = re.compile(r"\([^()]*\)")
 _QUOTED_NAME = re.compile(r'"(?:[^"\\]|\\.)*"(?!@)')
-_BARE_ADDRESS = re.compile(r'(?<![^\s<>()\[\],;:"@])' r'[^\s<>()\[\],;:"@]+@[^\s<>(),;:"@]+')
+_BARE_ADDRESS = re.compile(r'(?<![^\s<>()\[\],;:"@])[^\s<>()\[\],;:"@]+@[^\s<>(),;:"@]+')
 _ADDRESS = re.compile(r'(?:"[^"]*"|[^\s"@]+)@[^\s"@]+')
 
 Fields = list[tuple[bytes, bytes]]
@@ -170,12 +172,13 @@ class Message:
         return "(no subject)"
 
     def _values(self, name: bytes) -> list[bytes]:
-        return [value[:_VALUE_LIMIT] for found, value in self.fields if found == name]
+        values = (value[:_VALUE_LIMIT] for found, value in self.fields if found == name)
+        return list(islice(values, _REPEATS))
 
 
 def _complete_lines(block: Block) -> bytes:
     """Leave out a last line that was cut: half an id would be another message's."""
-    if block.end is not End.FILE or block.raw.endswith((b"\n", b">")):
+    if block.raw.endswith((b"\n", b">")):
         return block.raw
     return block.raw[: block.raw.rfind(b"\n") + 1]
 

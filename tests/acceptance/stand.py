@@ -1,0 +1,111 @@
+"""The whole machinery as it runs in earnest: real servers, real workers, the API's stand-in over HTTP."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from celery import Celery
+from sqlalchemy import Engine
+
+from tests.waiting import until
+from worker.store import queries
+from worker.store.database import connect
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class Stand:
+    """Servers that run, and the processes that were started beside them."""
+
+    database_url: str
+    redis_url: str
+    simulator: Any
+    folder: Path
+    settings: dict[str, str] = field(default_factory=dict)
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What every process of the stand is told."""
+        return {
+            **{k: v for k, v in os.environ.items() if not k.startswith("VCC_")},
+            "DATABASE_URL": self.database_url,
+            "REDIS_URL": self.redis_url,
+            "VCC_API_URL": self.simulator.url,
+            "VCC_AUTH_URL": self.simulator.url,
+            "VCC_CLIENT_ID": "simulator",
+            "VCC_CLIENT_SECRET": "simulator",
+            "VCC_TIMEOUT": "2s",
+            "VCC_HOME": str(self.folder / "home"),
+            **self.settings,
+        }
+
+    def start(self, *command: str) -> subprocess.Popen[bytes]:
+        """Start a command in a process group of its own, its output in a log beside."""
+        log = (self.folder / f"{command[0]}-{len(self.processes)}.log").open("wb")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "celery", "-A", "worker.app", *command],
+            cwd=ROOT, env=self.env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        log.close()
+        self.processes.append(process)
+        return process
+
+    def worker(self, *options: str) -> subprocess.Popen[bytes]:
+        """Start a worker."""
+        name = f"w{len(self.processes)}@test"
+        return self.start("worker", "--loglevel", "INFO", "-n", name, *options)
+
+    def beat(self) -> subprocess.Popen[bytes]:
+        """Start a beat."""
+        return self.start("beat")
+
+    def kill(self, *processes: subprocess.Popen[bytes]) -> None:
+        """Kill processes with all their children, at once and without warning."""
+        for process in processes or self.processes:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        for process in processes or self.processes:
+            process.wait()
+
+    def producer(self) -> Celery:
+        """Give a Celery app as a service of somebody else's would have it: it knows the tasks' names only."""
+        app = Celery("somebody", broker=self.redis_url)
+        app.conf.update(task_default_queue="intake", broker_connection_retry_on_startup=True)
+        return app
+
+    def engine(self) -> Engine:
+        """Give an engine for a look at the tables."""
+        return connect(self.database_url)
+
+    def stats(self) -> dict[str, Any]:
+        """Read what ``vcc stats --json`` prints."""
+        engine = self.engine()
+        with engine.connect() as conn:
+            found = queries.stats(conn)
+        engine.dispose()
+        return found
+
+    def until(self, condition: Callable[[dict[str, Any]], bool], seconds: float = 60) -> Any:
+        """Wait for the statistics to fulfil the condition, and return them."""
+        return until(lambda: (found := self.stats()) and condition(found) and found, seconds=seconds)
+
+    def logs(self) -> str:
+        """Everything that the processes printed."""
+        return "\n".join(path.read_text(errors="replace") for path in sorted(self.folder.glob("*.log")))
+
+
+@contextmanager
+def standing(stand: Stand) -> Iterator[Stand]:
+    """End everything that the stand started."""
+    try:
+        yield stand
+    finally:
+        stand.kill()
