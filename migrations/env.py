@@ -21,8 +21,10 @@ def run() -> None:
 
 
 def migrate(connection) -> None:
-    connection.exec_driver_sql("set lock_timeout = '5s'; set statement_timeout = 0")
+    connection.exec_driver_sql("set lock_timeout = 0; set statement_timeout = 0")
     connection.exec_driver_sql(f"select pg_advisory_lock({LOCK})")
+    # only now: the wait for another migration is no wait for a table
+    connection.exec_driver_sql("set lock_timeout = '5s'")
     connection.commit()
     try:
         context.configure(connection=connection, target_metadata=metadata, transaction_per_migration=True)

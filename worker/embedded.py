@@ -174,7 +174,7 @@ def _actor(program: Path, home: Path) -> Account:
     try:
         return account(program, home)
     except PermissionError as error:
-        raise EmbeddedError(f"PostgreSQL does not run as root, and here {error}") from None
+        raise EmbeddedError(str(error)) from None
 
 
 def _password(path: Path, data: Path | None = None) -> str:

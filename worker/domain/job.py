@@ -23,8 +23,17 @@ _DISPATCH_ONLY = ("route", "linkeddata", "routingdata", "extra", "again")
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
 
 
+REASON_KEPT = 300
+"""Characters of a reason that are kept."""
+
+
 class JobError(Exception):
     """A job can't be recorded; the message names the field, what came and what is allowed."""
+
+    def __init__(self, message: str) -> None:
+        # a producer may call a field anything: NUL can't be kept, a terminal obeys control characters
+        shown = (char if char.isprintable() else "\ufffd" for char in message[:REASON_KEPT])
+        super().__init__("".join(shown))
 
 
 class LinkedData(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -100,12 +109,15 @@ class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return found
 
 
-def parse(raw: bytes | dict[str, Any], *, routes: frozenset[str] = frozenset()) -> Job:
+def parse(
+    raw: bytes | dict[str, Any], *, routes: frozenset[str] = frozenset(), requestid: str = "0" * 36
+) -> Job:
     """Read a job from JSON, or from the values that JSON came to.
 
     Args:
         raw: the job's JSON text, or its fields.
         routes: the routes that are allowed; empty: any.
+        requestid: it goes by this one where it names none itself; its length counts.
 
     Raises:
         JobError: it can't be recorded. The message names the field, what came and what is allowed.
@@ -121,9 +133,9 @@ def parse(raw: bytes | dict[str, Any], *, routes: frozenset[str] = frozenset()) 
         raise JobError(f"job: is not valid JSON: {error}") from None
     except UnicodeError:
         raise JobError("job: holds characters that are not valid Unicode (unpaired surrogates)") from None
-    except (RecursionError, OverflowError, TypeError) as error:
+    except (RecursionError, OverflowError, TypeError, ValueError) as error:
         raise JobError(f"job: can't be written as JSON: {type(error).__name__}") from None
-    _check(job, routes)
+    _check(job, routes, requestid)
     return job
 
 
@@ -152,7 +164,7 @@ def envelope(provider: str) -> int:
     return ENVELOPE + (len(b'"provider":,') + len(msgspec.json.encode(provider)) if provider else 0)
 
 
-def _check(job: Job, routes: frozenset[str]) -> None:
+def _check(job: Job, routes: frozenset[str], requestid: str) -> None:
     for name in ("externalid", "requestid", "route", "provider", "dispatch_requestid"):
         length = len((getattr(job, name) or "").encode())
         bound = 1024 if name == "externalid" else 256
@@ -161,7 +173,7 @@ def _check(job: Job, routes: frozenset[str]) -> None:
     if job.action == "release":
         _check_release(job)
     else:
-        _check_dispatch(job, routes)
+        _check_dispatch(job, routes, job.requestid or requestid)
 
 
 def _check_release(job: Job) -> None:
@@ -170,7 +182,7 @@ def _check_release(job: Job) -> None:
             raise JobError(f"{name}: does not belong on a release, which takes externalid and requestid")
 
 
-def _check_dispatch(job: Job, routes: frozenset[str]) -> None:
+def _check_dispatch(job: Job, routes: frozenset[str], requestid: str) -> None:
     if job.route is None:
         raise JobError("route: is missing; a dispatch needs the named route")
     if routes and job.route not in routes:
@@ -179,7 +191,7 @@ def _check_dispatch(job: Job, routes: frozenset[str]) -> None:
         raise JobError("dispatch_requestid: belongs on a release only")
     if taken := sorted(_NAMES & (job.extra or {}).keys()):
         raise JobError(f"extra.{taken[0]}: is a field of the job itself; extra is for other members")
-    wire = interaction("dispatch", job.requestid or "0" * 36, job.externalid, job.route, job.request())
+    wire = interaction("dispatch", requestid, job.externalid, job.route, job.request())
     whole = size(wire) + envelope(job.provider or "")
     if whole > LIMIT:
         raise JobError(f"job: is {whole} bytes on the wire; the API takes {LIMIT} in one call")

@@ -301,9 +301,7 @@ def _resettle(family: Family, row: Interaction) -> None:
     """Put the row where it now belongs in its family."""
     if row.state in life.FINAL:
         if family.open is row:
-            family.open = None
-        if family.open is None and family.waiting is None:
-            family.newest = row
+            family.open, family.newest = None, row
     elif row.state in life.OPEN and not row.is_hold:
         family.open = row
         if family.newest is row:

@@ -107,12 +107,16 @@ def _current(row: Interaction, outcome: Outcome, about: Circumstances) -> None:
 
 
 def _again(row: Interaction, due: float, *, counted: bool) -> None:
-    row.due = due
     row.attempts -= not counted
+    if row.release_remembered and not row.maybe_held:
+        life.move(row, State.CANCELLED, "released before anything could have reached the API")
+    else:
+        row.due = due
 
 
 def _refused(row: Interaction, about: Circumstances) -> None:
-    if row.state is State.PENDING and row.route in about.held_routes:
+    # a release that is remembered must not wait for the operator too
+    if row.state is State.PENDING and row.route in about.held_routes and not row.release_remembered:
         _again(row, NEVER, counted=False)
     elif about.size > 1:
         row.cap = max(1, about.size // 2)

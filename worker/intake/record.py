@@ -108,7 +108,7 @@ def _told(met: Met) -> tuple[Verdict, str]:
 def _read(incoming: Incoming, settings: Settings, rules: str, known: bool) -> Ask | str:
     """Read one job; a sentence that says what is wrong with it instead where it can't be."""
     try:
-        job: Job = parse(incoming.job, routes=settings.routes)
+        job: Job = parse(incoming.job, routes=settings.routes, requestid=incoming.requestid)
     except JobError as error:
         return str(error)
     return Ask(job, job.requestid or incoming.requestid, known or job.requestid is not None, rules)

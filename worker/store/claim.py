@@ -96,7 +96,8 @@ with recursive
 ranks as (select rank, place from unnest(%(ranks)s::smallint[]) with ordinality as r(rank, place)),
 {names},
 head as (
-    select n.provider, d.due_at, d.cap, d.route, r.rank
+    select n.provider, d.due_at, d.route, r.rank, case when not %(probe)s then d.cap end as cap,
+        case when d.cap is null or %(probe)s then now() else d.due_at end as until
     from names n cross join ranks r cross join lateral (
         select due_at, cap, route from interactions
         where state in ('pending', 'releasing') and provider = n.provider and rank = r.rank
@@ -139,15 +140,15 @@ returning call.id as call, call.provider, i.id, i.externalid, pick.n as place, i
     case when i.state = 'releasing' then i.release_requestid else i.dispatch_requestid end as requestid
 """
 
+# The head is asked for value by value: to a join the planner would bring every due row of the lane, and sort.
 _SCAN = """
-    select i.id, i.state, i.bytes, i.cap, i.attempts, i.due_at
-    from head h join interactions i on i.provider = h.provider
-    where i.state in ('pending', 'releasing') and i.rank = (%(ranks)s::smallint[])[{place}]
-      and i.due_at <= now()
-      and (i.first_sent_at is null or i.first_sent_at > now() - make_interval(secs => %(give_up)s))
-      and (h.cap is null or %(probe)s or (
-          i.rank = h.rank and i.due_at = h.due_at and i.route is not distinct from h.route))
-    order by i.due_at limit {left} for update of i skip locked
+    select id, state, bytes, cap, attempts, due_at from interactions
+    where state in ('pending', 'releasing') and provider = (select provider from head)
+      and rank = (%(ranks)s::smallint[])[{place}] and due_at <= (select until from head)
+      and (first_sent_at is null or first_sent_at > now() - make_interval(secs => %(give_up)s))
+      and ((select cap from head) is null or (rank, due_at) = (select rank, due_at from head)
+          and route is not distinct from (select route from head))
+    order by due_at limit {left} for update skip locked
 """
 
 # Which providers have work: one index descent each, whatever the number of rows.

@@ -16,8 +16,20 @@ T = TypeVar("T")
 PATIENCE = 45.0
 """Seconds that record and settle go on trying while Postgres is away."""
 
-# An idle transaction, or one that runs for minutes, would keep vacuum from the dead versions of rows.
-_OPTIONS = "-c statement_timeout=60s -c idle_in_transaction_session_timeout=60s -c timezone=UTC"
+_OPTIONS = " ".join(
+    f"-c {setting}"
+    for setting in (
+        "timezone=UTC",
+        "statement_timeout=60s",
+        # an idle transaction would keep vacuum from the dead versions of rows
+        "idle_in_transaction_session_timeout=60s",
+        # Everything hot is looked up by index. The statistics of a table that was empty a minute ago make the planner
+        # think otherwise, a thousand times a batch: seen, an import went at a tenth of its speed.
+        "enable_seqscan=off",
+        # and plans whose cost it then overrates are not worth compiling
+        "jit=off",
+    )
+)
 
 _TRANSIENT = {"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300"}
 

@@ -27,10 +27,14 @@ def stats(conn: Connection) -> dict[str, Any]:
             (select count(*) from interactions
              where state in ('pending', 'releasing') and call is not null and due_at > now()) as in_flight,
             (select count(*) from rejections) as rejections,
+            (select count(*) from events where event = 'duplicate') as duplicates,
             (select count(*) from invocations where status is not null or outcome = 'unknown') as calls,
             (select count(*) from invocations where outcome = 'accepted') as accepted,
             (select coalesce(sum(cardinality(ids)), 0) from invocations where outcome = 'accepted') as interactions"""
     ).one()
+    by_status = conn.exec_driver_sql(
+        "select status, count(*) from invocations where status is not null group by 1 order by 1"
+    ).all()
     held = conn.exec_driver_sql("select route, message from routes where held_at is not null order by 1")
     closed = conn.exec_driver_sql(
         "select provider, message from providers where closed_until > now() order by 1"
@@ -43,8 +47,14 @@ def stats(conn: Connection) -> dict[str, Any]:
         "gate": asdict(gate.read(conn)),
         "held_routes": dict(map(tuple, held)),
         "held_providers": dict(map(tuple, closed)),
-        "invocations": {"calls": row.calls, "accepted": row.accepted, "interactions": int(row.interactions)},
+        "invocations": {
+            "calls": row.calls,
+            "accepted": row.accepted,
+            "interactions": int(row.interactions),
+            "by_status": {str(status): calls for status, calls in by_status},
+        },
         "rejections": row.rejections,
+        "duplicates": row.duplicates,
     }
 
 
@@ -157,9 +167,9 @@ def newest_id(conn: Connection) -> int:
 
 
 def progress(conn: Connection, after: int, until: int) -> dict[str, int]:
-    """How many of the interactions with these ids are still to be sent, and how many of the others failed."""
+    """How many interactions have these ids, how many are still to be sent, and how many of the others failed."""
     row = conn.exec_driver_sql(
-        """select count(*) filter (where state in ('waiting', 'pending', 'releasing')) as to_be_sent,
+        """select count(*) as total, count(*) filter (where state in ('waiting', 'pending', 'releasing')) as to_be_sent,
             count(*) filter (where state in ('failed', 'release_failed')) as failed,
             count(*) filter (where due_at = 'infinity') as held
         from interactions where id > %(after)s and id <= %(until)s""",

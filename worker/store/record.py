@@ -69,8 +69,9 @@ class _TakenError(Exception):
 
 
 def _once(conn: Connection, asks: Sequence[Ask], grace: float) -> list[Met]:
-    known = _known(conn, asks)
     families = _families(conn, asks, grace)
+    # after the lock: what somebody recorded a moment ago under the same requestids is a repeat, no duplicate
+    known = _known(conn, asks)
     before = {id(row) for family in families.values() for row in _members(family)}
     met = [_meet(families[ask.job.externalid], ask, known) for ask in asks]
     touched = {id(m.row): m.row for m in met if m.row is not None}
@@ -131,7 +132,7 @@ def _families(conn: Connection, asks: Sequence[Ask], grace: float) -> dict[str, 
     """Lock what the jobs can meet, and sort it by externalid.
 
     Each look-up is lateral with a limit, so that it stays an index look-up a job whatever the planner believes
-    about the table.
+    about the table; ordered by ``id + 0``, since by ``id`` it might walk the primary key backwards instead.
     """
     held = frozenset(conn.exec_driver_sql("select route from routes where held_at is not null").scalars())
     families = {ask.job.externalid: Family(grace, held) for ask in asks}
@@ -148,7 +149,7 @@ def _families(conn: Connection, asks: Sequence[Ask], grace: float) -> dict[str, 
             (select id from interactions where externalid = a.externalid and state = 'waiting' limit 1)
             union all
             (select id from interactions where externalid = a.externalid and {ENDED_ROW}
-             and state <> 'awaiting_dispatch' order by id desc limit 1)) x
+             and state <> 'awaiting_dispatch' order by id + 0 desc limit 1)) x
         union all
         select x.id from named n cross join lateral (
             select id from interactions where dispatch_requestid = n.requestid limit 1) x""",

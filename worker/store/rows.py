@@ -35,7 +35,7 @@ def lock(
     columns = [*_COLUMNS, "request"] if request else _COLUMNS
     found = conn.exec_driver_sql(
         f"""select {", ".join(columns)}, extract(epoch from now() - first_sent_at)::float8 as sent_for
-        from interactions where id in ({ids_sql}) order by id for update""",
+        from interactions where id = any (array({ids_sql})) order by id for update""",
         params,
     )
     return [_interaction(row) for row in found.mappings()]
@@ -81,21 +81,22 @@ def _update(conn: Connection, rows: Sequence[Interaction]) -> None:
 def insert(conn: Connection, rows: Sequence[Interaction]) -> bool:
     """Insert the rows and give them their ids; False if any did not land because another got there first.
 
-    The order keeps two inserters of the same externalids from deadlocking on the unique index.
+    The order keeps two inserters of the same externalids from deadlocking on the unique index; among those of
+    one externalid the later one has the higher id.
     """
     if not rows:
         return True
     landed = conn.exec_driver_sql(
         f"""insert into interactions (externalid, state, lane, route, provider, request, bytes,
-            dispatch_requestid, release_requestid, due_at, may_hold, release_requested_at)
+            dispatch_requestid, release_requestid, due_at, may_hold, reason,
+            release_requested_at)
         select r.externalid, r.state::interaction_state, r.lane, r.route, r.provider,
             coalesce(r.request, '{{}}'), r.bytes, r.dispatch_requestid, r.release_requestid,
-            {_DUE}, r.may_hold, case when r.release_requested then now() end
+            {_DUE}, r.may_hold, r.reason, case when r.release_requested then now() end
         from jsonb_to_recordset(%(rows)s::jsonb) as r({_RECORD})
-        order by r.externalid, r.dispatch_requestid
         on conflict do nothing
         returning id, dispatch_requestid, release_requestid""",
-        {"rows": as_json([_wire(row) for row in rows])},
+        {"rows": as_json([_wire(row) for row in sorted(rows, key=lambda row: row.externalid)])},
     ).all()
     ids = {(d, r): i for i, d, r in landed}
     for row in rows:
@@ -131,16 +132,18 @@ def remark(conn: Connection, events: Sequence[tuple[int, str, str]]) -> None:
 def start_waiting(conn: Connection, ended: Sequence[Interaction]) -> int:
     """Start the dispatches that waited for these rows to settle; returns how many.
 
+    A row of an earlier lifecycle, or a hold by name, may end too: while another one is open, they go on waiting.
     Where the predecessor leaves something behind in VCC, the successor has to know: its release is always sent.
     """
     if not ended:
         return 0
     return conn.exec_driver_sql(
-        """update interactions i set state = 'pending', may_hold = r.leftover, updated_at = now(),
+        f"""update interactions i set state = 'pending', may_hold = i.may_hold or r.leftover, updated_at = now(),
             due_at = case when exists (select from routes where route = i.route and held_at is not null)
                      then 'infinity'::timestamptz else now() end
         from (select e->>0 as externalid, (e->>1)::boolean as leftover
               from jsonb_array_elements(%(ended)s::jsonb) e) r
-        where i.externalid = r.externalid and i.state = 'waiting'""",
+        where i.externalid = r.externalid and i.state = 'waiting'
+          and not exists (select from interactions where externalid = r.externalid and {OPEN_ROW})""",
         {"ended": as_json([(row.externalid, row.leftover) for row in ended])},
     ).rowcount

@@ -185,6 +185,17 @@ def test_a_dripped_answer_comes_byte_by_byte(sim: Background, caller: Caller) ->
     assert time.monotonic() - start >= 0.25
 
 
+def test_a_dripped_answer_is_complete(sim: Background, caller: Caller) -> None:
+    """The connection serves the next call after it."""
+    sim.faults(drip={"over": 0.05, "calls": 1})
+
+    ports = [
+        caller.invoke(dispatch()).extensions["network_stream"].get_extra_info("client_addr") for _ in range(2)
+    ]
+
+    assert ports[0] == ports[1]
+
+
 def test_a_dripped_429_still_opens_its_window(sim: Background, caller: Caller) -> None:
     """A throttled answer that is dripped asks for a pause like any other."""
     sim.faults(drip={"over": 0.05}, throttle={"calls": 1, "retry_after": 30})
@@ -240,6 +251,16 @@ def test_a_rate_is_kept(sim: Background, caller: Caller) -> None:
 
     assert _statuses(caller, 4) == [200, 200, 429, 429]
     until(lambda: caller.invoke(dispatch()).status_code == 200)
+
+
+def test_a_rate_set_anew_starts_anew(sim: Background, caller: Caller) -> None:
+    """Calls that were taken under an earlier rate do not count under the next."""
+    sim.faults(rate=1)
+    assert _statuses(caller, 2) == [200, 429]
+
+    sim.faults(rate=1)
+
+    assert _statuses(caller, 2) == [200, 429]
 
 
 def test_faults_at_the_token_endpoint(sim: Background, caller: Caller) -> None:

@@ -28,6 +28,7 @@ def test_duplicates_repeat_whole_messages(tmp_path: Path) -> None:
     entries = [
         entry for entry in open_source(path, "auto", Options(route="Email")) if isinstance(entry, Entry)
     ]
+    assert b"\n>From my side" in path.read_bytes()
     assert len({str(entry.job) for entry in entries}) == 30
     assert not any(entry.notes for entry in entries)
 

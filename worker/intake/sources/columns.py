@@ -34,7 +34,7 @@ class Columns:
 
 def names_columns(line: str) -> bool:
     """Tell whether a line reads like a header line: by the externalid, or by two other known names."""
-    known = {ALIASES.get(name, name) for name in _split(line, frozenset())[1]} & COLUMNS
+    known = {ALIASES.get(name, name) for name in _split(line, COLUMNS | ALIASES.keys())[1]} & COLUMNS
     return "externalid" in known or len(known) > 1
 
 

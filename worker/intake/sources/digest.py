@@ -45,7 +45,7 @@ class Digest:
         if piece:
             self._line(piece)
         self._newlines += ends_line
-        self._begins_line = ends_line or (self._begins_line and not piece)
+        self._begins_line = ends_line
 
     def _line(self, piece: bytes) -> None:
         if self._begins_line and _QUOTED_FROM.match(piece):
