@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -33,7 +34,8 @@ def say(text: str) -> None:
 
 def vcc(*args: str, env: dict[str, str]) -> Any:
     """Run a command as an operator would, and read its --json."""
-    console.print(f"  [dim]$ vcc {' '.join(args[:6])}{' …' if len(args) > 6 else ''}[/]")
+    shown = shlex.join(args[:5]) + (" …" if len(args) > 5 else "")
+    console.print(f"  [dim]$ vcc {shown}[/]", soft_wrap=True)
     done = subprocess.run([*VCC, *args, "--json"], env=env, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         sys.exit(f"vcc {args[0]} ended with {done.returncode}")
@@ -134,12 +136,11 @@ def show(env: dict[str, str], simulator: str, source: Path, *, stumble: bool) ->
     if stumble:
         say("The API answers 429 and 500 for a while")
         httpx.post(f"{simulator}/_sim/faults", json=STUMBLES).raise_for_status()
-    say("Import the backlog, and wait until it is dispatched")
+    say("Import it, and wait until it is dispatched")
     report = vcc("import", str(source), "--route", ROUTE, "--wait", env=env)
-    console.print(f"  {report}")
-    if stumble:
-        say(f"Release {RELEASES} of them")
-        vcc("release", *externalids(env, RELEASES), env=env)
+    console.print("  " + ", ".join(f"{name} {value:,}" for name, value in report.items()), soft_wrap=True)
+    say(f"Release {RELEASES} of them")
+    vcc("release", *externalids(env, RELEASES), env=env)
     stats = settled(env)
     book = httpx.get(f"{simulator}/_sim/book").raise_for_status().json()
     return compare(stats, book, report)

@@ -11,6 +11,7 @@ from worker.domain import lifecycle as life
 from worker.store import rows
 from worker.store.database import as_json
 from worker.store.record import keep_receipts
+from worker.store.rows import ENDED_ROW, OPEN_ROW
 
 BATCH = 1000
 
@@ -33,8 +34,10 @@ class Which:
         if self.externalids is not None:
             sql += " and i.externalid in (select jsonb_array_elements_text(%(externalids)s::jsonb))"
             params["externalids"] = as_json(list(self.externalids))
-        newer = "n.externalid = i.externalid and n.id > i.id"
-        return f"{sql} and not exists (select from interactions n where {newer})", params
+        # arm by arm, as the partial indexes are; an older lifecycle may have come to life again
+        for arm in (OPEN_ROW, "state = 'waiting'", f"{ENDED_ROW} and id > i.id"):
+            sql += f" and not exists (select from interactions where externalid = i.externalid and {arm})"
+        return sql, params
 
 
 def count(conn: Connection, which: Which) -> int:
