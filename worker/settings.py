@@ -66,7 +66,6 @@ class Settings(BaseSettings):
     assume_ended_after: OptionalDuration = None
     keep_for: Duration = 90 * 86_400.0
     routes: Annotated[frozenset[str], NoDecode] = frozenset()
-    web_users: SecretStr = SecretStr("")
 
     @field_validator("routes", mode="before")
     @classmethod

@@ -49,12 +49,13 @@ def _ours(error: Exception) -> str | None:
 
 
 def _database(error: Exception) -> str | None:
+    from alembic.script.revision import RevisionError
     from alembic.util import CommandError as AlembicError
     from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
     from worker.store.database import is_transient, told
 
-    if isinstance(error, AlembicError):
+    if isinstance(error, AlembicError | RevisionError):
         return "the database was migrated by a newer version of this program: use that one"
     if not isinstance(error, SQLAlchemyError):
         return None

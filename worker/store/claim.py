@@ -181,7 +181,7 @@ def give_back(conn: Connection, call: int, ids: Sequence[int]) -> None:
         """update interactions i set unsure = array_remove(unsure, %(call)s), call = nullif(call, %(call)s),
             attempts = attempts - case when call = %(call)s then 1 else 0 end,
             first_sent_at = case when array_remove(unsure, %(call)s) = '{}' then null else first_sent_at end,
-            due_at = case when call = %(call)s then now() else due_at end, updated_at = now()
+            due_at = case when call = %(call)s then now() else due_at end, updated_at = clock_timestamp()
         where id = any (select id from interactions where id = any (%(ids)s) order by id for update)""",
         {"call": call, "ids": list(ids)},
     )

@@ -81,7 +81,7 @@ def let_go(conn: Connection, route: str) -> int | None:
     if not held:
         return None
     return conn.exec_driver_sql(
-        """update interactions set due_at = now(), updated_at = now()
+        """update interactions set due_at = now(), updated_at = clock_timestamp()
         where state = 'pending' and due_at = 'infinity' and route = %(route)s""",
         {"route": route},
     ).rowcount

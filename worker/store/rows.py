@@ -68,7 +68,7 @@ def _update(conn: Connection, rows: Sequence[Interaction]) -> None:
             due_at = case when r.due = {KEPT} then i.due_at else {_DUE} end,
             call = r.call, unsure = r.unsure, may_hold = r.may_hold, attempts = r.attempts, cap = r.cap,
             first_sent_at = case when r.clock_reset then null else i.first_sent_at end,
-            last_error = r.last_error, reason = r.reason, updated_at = now(),
+            last_error = r.last_error, reason = r.reason, updated_at = clock_timestamp(),
             dispatched_at = case when r.dispatched then now() else i.dispatched_at end,
             release_requested_at = case when r.release_requested then now() else i.release_requested_at end,
             released_at = case when r.released then now() else i.released_at end
@@ -138,7 +138,7 @@ def start_waiting(conn: Connection, ended: Sequence[Interaction]) -> int:
     if not ended:
         return 0
     return conn.exec_driver_sql(
-        f"""update interactions i set state = 'pending', may_hold = i.may_hold or r.leftover, updated_at = now(),
+        f"""update interactions i set state = 'pending', may_hold = i.may_hold or r.leftover, updated_at = clock_timestamp(),
             due_at = case when exists (select from routes where route = i.route and held_at is not null)
                      then 'infinity'::timestamptz else now() end
         from (select e->>0 as externalid, (e->>1)::boolean as leftover

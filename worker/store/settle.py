@@ -165,7 +165,7 @@ def _write_dispatched(conn: Connection, ids: Sequence[int | None]) -> None:
     """Write the common case, all dispatched and nothing remembered, without shipping the rows back."""
     conn.exec_driver_sql(
         """update interactions set state = 'dispatched', due_at = null, call = null, unsure = '{}', cap = null,
-            first_sent_at = null, last_error = null, reason = null, dispatched_at = now(), updated_at = now()
+            first_sent_at = null, last_error = null, reason = null, dispatched_at = now(), updated_at = clock_timestamp()
         where id = any (%(ids)s)""",
         {"ids": list(ids)},
     )
@@ -217,7 +217,7 @@ def _hold_route(conn: Connection, passage: Passage) -> None:
 def park(conn: Connection, route: str) -> None:
     """Let a held route's rows wait for ever; those in flight are left to their settle."""
     conn.exec_driver_sql(
-        """update interactions set due_at = 'infinity', updated_at = now() where id in (
+        """update interactions set due_at = 'infinity', updated_at = clock_timestamp() where id in (
             select id from interactions where state = 'pending' and call is null and route = %(route)s
               and due_at < 'infinity' order by id for update skip locked)""",
         {"route": route},

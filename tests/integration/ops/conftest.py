@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from kombu import pools
 from sqlalchemy import Engine
 
 from worker import app as process
@@ -46,7 +47,7 @@ def vcc(capsys: pytest.CaptureFixture[str]) -> Vcc:
         capsys.readouterr()
         code = run([str(argument) for argument in arguments])
         out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
+        assert "Traceback" not in out + err, err
         return Result(code, out, err)
 
     return call
@@ -80,8 +81,7 @@ def own_broker(redis_url: str) -> Iterator[None]:
 
 def _send_to(url: str) -> None:
     process.app.conf.broker_url = url
-    if process.app._pool is not None:
-        process.app._pool.force_close_all()
+    pools.reset()
     process.app._pool = None
     process.app.amqp._producer_pool = None
 
@@ -130,7 +130,9 @@ def delivering(engine: Engine) -> Callable[[], AbstractContextManager[None]]:
 
 
 @pytest.fixture
-def send(delivering: Callable[[], AbstractContextManager[None]], stats: Callable[[], Any]) -> Callable[[], None]:
+def send(
+    delivering: Callable[[], AbstractContextManager[None]], stats: Callable[[], Any]
+) -> Callable[[], None]:
     """Give what sends everything that is due."""
     from tests.waiting import until  # noqa: PLC0415 - a fixture's own need
 

@@ -25,7 +25,9 @@ def test_help_teaches_by_example(vcc: Vcc, command: str) -> None:
 
 def test_the_commands_are_those_that_users_rely_on() -> None:
     """Names are fixed: scripts use them."""
-    wanted = "up import dispatch release show list retry pause resume stats check migrate prune worker beat flower"
+    wanted = (
+        "up import dispatch release show list retry pause resume stats check migrate prune worker beat flower"
+    )
     assert set(wanted.split()) | {"simulate"} <= set(COMMANDS)
 
 
@@ -64,7 +66,8 @@ def test_wrong_use_is_status_2(vcc: Vcc, arguments: list[str]) -> None:
 
 def test_no_arguments_show_the_help(vcc: Vcc) -> None:
     """``vcc`` alone lists the commands."""
-    assert "Commands:" in "".join(vars(vcc())["out"] + vcc().err)
+    result = vcc()
+    assert "Commands:" in result.out + result.err
 
 
 def test_a_missing_setting_is_named(vcc: Vcc) -> None:
@@ -104,7 +107,10 @@ def test_a_database_that_is_down_is_named_without_its_password(
     monkeypatch.setenv("DATABASE_URL", f"postgresql://vcc:geheim@{NOTHING_LISTENS}/vcc")
     result = vcc("dispatch", "e", "--route", "R")
     assert (result.code, result.out) == (1, "")
-    assert result.err == f"error: can't reach the database at {NOTHING_LISTENS}: start it, or check DATABASE_URL\n"
+    assert (
+        result.err
+        == f"error: can't reach the database at {NOTHING_LISTENS}: start it, or check DATABASE_URL\n"
+    )
 
 
 def test_a_wrong_password_and_a_missing_database_are_told_apart(
@@ -136,7 +142,13 @@ def bare_database(database_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_a_database_that_is_not_migrated_is_named(vcc: Vcc, bare_database: str, backlog: object) -> None:
     """Every command that needs tables says which command makes them."""
-    for command in (["list"], ["show", "e"], ["release", "e"], ["import", backlog, "--route", "R"], ["prune"]):
+    for command in (
+        ["list"],
+        ["show", "e"],
+        ["release", "e"],
+        ["import", backlog, "--route", "R"],
+        ["prune"],
+    ):
         result = vcc(*command)
         assert (result.code, result.out) == (1, "")
         assert result.err == "error: the database is not migrated: run `vcc migrate`\n"
@@ -167,7 +179,9 @@ def test_a_newer_database_is_not_touched(vcc: Vcc, bare_database: str) -> None:
     assert result.err == "error: the database was migrated by a newer version of this program: use that one\n"
 
 
-def test_an_error_of_the_database_is_named_by_its_code(vcc: Vcc, house: Background, database_url: str) -> None:
+def test_an_error_of_the_database_is_named_by_its_code(
+    vcc: Vcc, house: Background, database_url: str
+) -> None:
     """An error that nothing is known about is told by its kind; its text might quote a row."""
     with psycopg.connect(database_url, autocommit=True) as conn:
         conn.execute("alter table rejections rename to geheim; create view rejections as select 1/0 as id,"
@@ -213,6 +227,8 @@ def test_ctrl_c_is_status_130(vcc: Vcc, monkeypatch: pytest.MonkeyPatch) -> None
 def test_the_installed_command_works(house: Background) -> None:
     """``python -m worker.ops.cli`` is the command, with its status as the process's."""
     for arguments, code in ((["stats", "--json"], 0), (["show", "nobody"], 1), (["nonsense"], 2)):
-        done = subprocess.run([sys.executable, "-m", "worker.ops.cli", *arguments], capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "worker.ops.cli", *arguments], check=False, capture_output=True, text=True
+        )
         assert done.returncode == code
         assert "Traceback" not in done.stderr

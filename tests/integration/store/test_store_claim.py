@@ -338,5 +338,7 @@ def test_refusal_keeps_the_group_together(store: Store) -> None:
     seed(store, "a", 6)
     claimed = store.claim()
     store.settle(claimed, Refused, Passage(0, False, 0.0, 1, False))
-    due = store.all("select distinct due_at, cap, due_at < now() - interval '15 minutes' as ahead from interactions")
+    due = store.all(
+        "select distinct due_at, cap, due_at < now() - interval '15 minutes' as ahead from interactions"
+    )
     assert [(row.cap, row.ahead) for row in due] == [(3, True)]

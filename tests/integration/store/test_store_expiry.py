@@ -45,7 +45,11 @@ def test_hold_expires(store: Store) -> None:
     store.record(release("b"))
     assert swept(store)[0]["orphaned"] == 1
     row = store.row("a")
-    assert (row.state, row.reason, row.due_at) == ("orphaned", "no dispatch came within the grace period", None)
+    assert (row.state, row.reason, row.due_at) == (
+        "orphaned",
+        "no dispatch came within the grace period",
+        None,
+    )
     assert store.row("b").state == "awaiting_dispatch"
     assert store.verdicts(dispatch("a")) == ["opened"]
 
@@ -186,8 +190,10 @@ def test_which_are_meant(store: Store, which: Which, names: str) -> None:
     before = store.row("x").updated_at
     assert counted(store, which) == len(names)
     assert retry(store.engine, which) == len(names)
-    again = store.all("select externalid from interactions where state = 'pending' and externalid <> 'x' order by 1")
-    assert "".join(name for name, in again) == names
+    again = store.all(
+        "select externalid from interactions where state = 'pending' and externalid <> 'x' order by 1"
+    )
+    assert "".join(name for (name,) in again) == names
     assert store.row("x").updated_at == before
 
 
@@ -255,7 +261,13 @@ def test_prune_goes_on_until_nothing_is_left(store: Store) -> None:
 
 # --- constraints ----------------------------------------------------------------------------------
 
-ROW = {"externalid": "'e'", "state": "'pending'", "route": "'R'", "dispatch_requestid": "'d'", "due_at": "now()"}
+ROW = {
+    "externalid": "'e'",
+    "state": "'pending'",
+    "route": "'R'",
+    "dispatch_requestid": "'d'",
+    "due_at": "now()",
+}
 
 
 @pytest.mark.parametrize(
@@ -302,5 +314,5 @@ def test_at_most_one_open_and_one_waiting(store: Store) -> None:
         sql = "insert into interactions (externalid, state, route, dispatch_requestid, due_at) values "
         if state == "waiting":
             store.run(f"{sql} ('e', 'waiting', 'R', 'w', null)")
-        with pytest.raises(IntegrityError, match="interactions_(open|waiting)"):
+        with pytest.raises(IntegrityError, match=rf"interactions_{'open' if state == 'pending' else state}"):
             store.run(f"{sql} ('e', '{state}', 'R', 'x', {due})")

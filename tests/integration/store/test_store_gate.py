@@ -115,7 +115,7 @@ def test_calls_in_flight_together_count_once(store: Store) -> None:
     """Ten calls of one epoch that all fail close the valve as one does."""
     store.record(*[dispatch(f"e{n}") for n in range(10)])
     claims = [(store.passage(), store.claim(limit=1)) for _ in range(10)]
-    together(*[lambda part=claims[n::5]: [store.settle(c, Unknown, p) for p, c in part] for n in range(5)])
+    together(*[lambda p=p, c=c: store.settle(c, Unknown, p) for p, c in claims])
     assert store.all("select epoch, failures from gate") == [(1, 1)]
     assert closed_for(store) < 1.5
 

@@ -33,7 +33,7 @@ def downgrade(engine: Engine) -> None:
 def test_states_are_those_of_the_database(store: Store) -> None:
     """Python's enum and Postgres's have the same words in the same order."""
     found = store.all("select unnest(enum_range(null::interaction_state))::text")
-    assert [state for state, in found] == list(State)
+    assert [state for (state,) in found] == list(State)
 
 
 def test_tables_are_those_of_the_database(store: Store) -> None:

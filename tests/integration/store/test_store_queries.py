@@ -23,7 +23,7 @@ def events(story: dict[str, Any]) -> list[str]:
 def test_stats_of_nothing(store: Store) -> None:
     """An empty database has every number, and each is nought."""
     found = ask(store, queries.stats)
-    expected = {
+    expected: dict[str, Any] = {
         "states": dict.fromkeys(map(str, State), 0),
         "due": 0,
         "oldest_due_seconds": None,
@@ -95,7 +95,11 @@ def test_story(store: Store) -> None:
     store.record(dispatch(requestid="d2"))
     store.deliver(Refused, status=400, error="no")
     first, second = ask(store, queries.show, "e")
-    assert (first["state"], first["dispatch_requestid"], first["release_requestid"]) == ("released", "d1", "r1")
+    assert (first["state"], first["dispatch_requestid"], first["release_requestid"]) == (
+        "released",
+        "d1",
+        "r1",
+    )
     assert events(first) == [
         "recorded",
         "dispatch sent",

@@ -262,14 +262,16 @@ def test_many_writers_lose_nothing(store: Store) -> None:
     assert told["rejected"] == told["repeated"] == 0
     kept = {
         requestid
-        for requestid, in store.all(
+        for (requestid,) in store.all(
             """select dispatch_requestid from interactions union select release_requestid from interactions
             union select requestid from receipts"""
         )
         if requestid
     }
     assert kept == {f"w{w}-{t}-{e}" for w in range(4) for t in range(8) for e in ids}
-    crowd = store.all(f"select externalid from interactions where state in {OPEN} group by 1 having count(*) > 1")
+    crowd = store.all(
+        f"select externalid from interactions where state in {OPEN} group by 1 having count(*) > 1"
+    )
     assert crowd == []
 
 
@@ -292,10 +294,17 @@ def test_crowd_is_told(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_bad_jobs_are_kept_and_stop_nobody(store: Store) -> None:
     """What can't be recorded goes whole into rejections, with its reason; the others are recorded."""
-    taken = take(store, job("a"), b"{broken", job("b", route="X"), job("c"), {"\x00": "\udfff"}, job("a", lane=1))
+    taken = take(
+        store, job("a"), b"{broken", job("b", route="X"), job("c"), {"\x00": "\udfff"}, job("a", lane=1)
+    )
     assert taken.verdicts == {"opened": 2, "rejected": 4}
     assert taken.due
-    assert [verdict for verdict, _ in taken.details] == ["opened", *["rejected"] * 2, "opened", *["rejected"] * 2]
+    assert [verdict for verdict, _ in taken.details] == [
+        "opened",
+        *["rejected"] * 2,
+        "opened",
+        *["rejected"] * 2,
+    ]
     kept = store.all("select door, place, reason, job from rejections order by id")
     assert [(r.door, r.place) for r in kept] == [("celery", f"place {n}") for n in (1, 2, 4, 5)]
     assert kept[0].job == b"{broken"
@@ -305,7 +314,7 @@ def test_bad_jobs_are_kept_and_stop_nobody(store: Store) -> None:
 
 def test_field_with_a_nul_in_its_name_is_kept(store: Store) -> None:
     """A field's name that the database can't keep does not keep the job from its rejection."""
-    assert take(store, job(**{"a\0b": 1})).verdicts == {"rejected": 1}
+    assert take(store, {**job(), "a\0b": 1}).verdicts == {"rejected": 1}
     assert store.one("select job from rejections") == b'{"externalid":"e","route":"R","a\\u0000b":1}'
 
 
@@ -337,7 +346,9 @@ def test_what_only_the_database_refuses_is_rejected_alone(store: Store) -> None:
 
 def test_database_that_is_away_rejects_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A job is not rejected because the database could not be asked."""
-    store.run("create function away() returns trigger language plpgsql as $$ begin raise sqlstate '57P01'; end $$")
+    store.run(
+        "create function away() returns trigger language plpgsql as $$ begin raise sqlstate '57P01'; end $$"
+    )
     store.run("create trigger away before insert on interactions execute function away()")
     monkeypatch.setattr("worker.store.record.patiently", lambda work: work())
     with pytest.raises(DBAPIError):

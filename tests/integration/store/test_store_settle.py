@@ -14,6 +14,7 @@ from worker.domain.outcome import (
     Throttled,
     Unknown,
 )
+from worker.store.claim import Claim
 from worker.store.retry import let_go
 
 TIMES = ("created_at", "updated_at", "dispatched_at", "due_at")
@@ -286,12 +287,18 @@ def test_in_flight_when_the_route_is_held(store: Store) -> None:
     assert store.one("select count(*) from interactions where due_at = 'infinity'") == 5
 
 
+def refuse_all(store: Store, claims: list[Claim]) -> None:
+    """Have these calls refused."""
+    for claimed in claims:
+        store.settle(claimed, Refused)
+
+
 def test_at_most_twenty_fail_at_once(store: Store) -> None:
     """Refusals that are settled at the same moment fail no more rows than those one after another."""
     store.record(*[dispatch(f"e{n}") for n in range(60)])
     claims = [store.claim(limit=1) for _ in range(40)]
     parts = [claims[n::4] for n in range(4)]
-    together(*[lambda part=part: [store.settle(c, Refused) for c in part] for part in parts])
+    together(*[lambda part=part: refuse_all(store, part) for part in parts])
     assert store.counts() == {"failed": 20, "pending": 40}
     assert store.one("select count(*) from interactions where due_at = 'infinity'") == 40
 
@@ -337,4 +344,4 @@ def test_pruned_row_is_no_obstacle(store: Store) -> None:
     claimed = store.claim()
     store.run("delete from interactions")
     store.settle(claimed, Refused)
-    assert [o for o, in store.all("select outcome from invocations order by id")] == ["accepted", "refused"]
+    assert [o for (o,) in store.all("select outcome from invocations order by id")] == ["accepted", "refused"]

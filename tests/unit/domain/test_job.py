@@ -32,6 +32,14 @@ def refusal(raw: Any, **options: Any) -> str:
     return str(caught.value)
 
 
+def read_or_refused(raw: Any) -> bool:
+    """Tell whether a job is read, or refused in words that can be kept."""
+    try:
+        return isinstance(parse(raw), Job)
+    except JobError as error:
+        return str(error).isprintable()
+
+
 def of_size(whole: int, **fields: Any) -> dict[str, Any]:
     """Make a dispatch whose Invocation has exactly so many bytes."""
     job = {**DISPATCH, "requestid": "r" * 36, "linkeddata": [{"type": "name", "value": ""}], **fields}
@@ -107,7 +115,10 @@ def test_absent_members_stay_absent() -> None:
             {**DISPATCH, "linkeddata": [{"type": "", "value": ""}]},
             "linkeddata[0].type: expected `str` of length >= 1",
         ),
-        ({**DISPATCH, "linkeddata": [{"type": "url"}]}, "linkeddata[0]: object missing required field `value`"),
+        (
+            {**DISPATCH, "linkeddata": [{"type": "url"}]},
+            "linkeddata[0]: object missing required field `value`",
+        ),
         ({**DISPATCH, "routingdata": 7}, "routingdata: expected `object | null`, got `int`"),
         (
             {**DISPATCH, "routingdata": {"interactiontype": "fax"}},
@@ -122,11 +133,17 @@ def test_absent_members_stay_absent() -> None:
             "routingdata.skills[0].expiryafter: expected `int`, got `str`",
         ),
         ({**DISPATCH, "extra": []}, "extra: expected `object | null`, got `array`"),
-        ({**DISPATCH, "extra": {"route": "X"}}, "extra.route: is a field of the job itself; extra is for other members"),
+        (
+            {**DISPATCH, "extra": {"route": "X"}},
+            "extra.route: is a field of the job itself; extra is for other members",
+        ),
         ({**DISPATCH, "dispatch_requestid": "d"}, "dispatch_requestid: belongs on a release only"),
         ({**DISPATCH, "Route": "R"}, "job: object contains unknown field `Route`"),
         ({**DISPATCH, "routingdata": {"skill": []}}, "routingdata: object contains unknown field `skill`"),
-        ({**RELEASE, "route": "R"}, "route: does not belong on a release, which takes externalid and requestid"),
+        (
+            {**RELEASE, "route": "R"},
+            "route: does not belong on a release, which takes externalid and requestid",
+        ),
         (
             {**RELEASE, "again": True},
             "again: does not belong on a release, which takes externalid and requestid",
@@ -176,7 +193,9 @@ def test_route_must_be_one_of_those_set() -> None:
     """Where routes are set, another one is refused by name."""
     allowed = frozenset(("R", "S"))
     assert parse(DISPATCH, routes=allowed).route == "R"
-    assert refusal({**DISPATCH, "route": "T"}, routes=allowed) == "route: 'T' is not one of those in VCC_ROUTES"
+    assert (
+        refusal({**DISPATCH, "route": "T"}, routes=allowed) == "route: 'T' is not one of those in VCC_ROUTES"
+    )
 
 
 def test_route_list_is_not_for_releases() -> None:
@@ -242,22 +261,20 @@ def test_release_on_the_wire() -> None:
 @given(st.dictionaries(FIELDS, JSON, max_size=8) | JSON)
 def test_no_job_breaks_the_door(raw: Any) -> None:
     """Whatever the values are, a job is read or refused."""
-    try:
-        assert isinstance(parse(raw), Job)
-    except JobError as error:
-        assert str(error).isprintable()
+    assert read_or_refused(raw)
 
 
-@given(st.binary(max_size=60) | st.dictionaries(FIELDS, JSON, max_size=8).map(lambda j: json.dumps(j).encode()))
+@given(
+    st.binary(max_size=60) | st.dictionaries(FIELDS, JSON, max_size=8).map(lambda j: json.dumps(j).encode())
+)
 def test_no_text_breaks_the_door(raw: bytes) -> None:
     """Whatever the bytes are, a job is read or refused."""
-    try:
-        assert isinstance(parse(raw), Job)
-    except JobError as error:
-        assert str(error).isprintable()
+    assert read_or_refused(raw)
 
 
-@given(st.dictionaries(st.text(max_size=5), st.text(max_size=20), max_size=3), st.text(min_size=1, max_size=30))
+@given(
+    st.dictionaries(st.text(max_size=5), st.text(max_size=20), max_size=3), st.text(min_size=1, max_size=30)
+)
 def test_size_is_what_goes_over_the_wire(extra: dict[str, str], externalid: str) -> None:
     """What is let in is as large on the wire as it was measured."""
     try:

@@ -85,8 +85,8 @@ def assert_whole(it: Family, rows: Sequence[Interaction]) -> None:
     waiting = [r for r in everything if r.state is S.WAITING]
     assert len(opened) <= 1
     assert len(waiting) <= 1
-    assert [it.open] == (opened or [None])
-    assert [it.waiting] == (waiting or [None])
+    assert it.open is (opened[0] if opened else None)
+    assert it.waiting is (waiting[0] if waiting else None)
     for r in everything:
         assert (r.due is not None) == (r.state in IN_WORK | {S.AWAITING_DISPATCH})
 
