@@ -200,7 +200,7 @@ def oldest_due(conn: Connection) -> float | None:
     """
     return conn.exec_driver_sql(
         f"""with recursive {NAMES}
-        select max(extract(epoch from now() - greatest(d.due_at, d.updated_at)))::float8
+        select max(greatest(extract(epoch from now() - greatest(d.due_at, d.updated_at)), 0))::float8
         from names n cross join (values (0), (1), (2)) r(rank) cross join lateral (
             select due_at, updated_at from interactions
             where state in ('pending', 'releasing') and provider = n.provider and rank = r.rank

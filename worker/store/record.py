@@ -169,8 +169,7 @@ def _place(families: dict[str, Family], row: Interaction) -> None:
     if row.state is State.WAITING:
         family.waiting = row
     elif row.state in FINAL:
-        if family.newest is None or (family.newest.id or 0) < (row.id or 0):
-            family.newest = row
+        family.newest = row  # they come in the order of their ids
     elif not row.is_hold:
         family.open = row
 

@@ -60,6 +60,7 @@ def update(conn: Connection, rows: Iterable[Interaction]) -> None:
 def _update(conn: Connection, rows: Sequence[Interaction]) -> None:
     if not rows:
         return
+    # updated_at by the clock: a transaction that had to wait for a lock began before what it now follows
     conn.exec_driver_sql(
         f"""update interactions i set
             state = r.state::interaction_state, lane = r.lane, route = r.route, provider = r.provider,

@@ -155,17 +155,17 @@ def test_the_simulator_runs_with_the_faults_asked_for(vcc: Vcc) -> None:
     visitor.start()
     result = vcc(
         "simulate", "--port", port, "--throttle", 2, "--retry-after", 3, "--errors", 1, "--delay", 0.5,
-        "--rate", 9, "--poison", "a", "--poison", "b", "--refuse-route", "R", "--faults", '{"html503": {"calls": 4}}',
+        "--rate", 9, "--poison", "a", "--refuse-route", "R", "--faults", '{"html503": {"calls": 4}}',
     )  # fmt: skip
     visitor.join()
     assert result.code == 0
     assert url in result.err
     assert found == {
         "throttle": {"calls": 2, "retry_after": 3.0},
-        "status": {"calls": 1},
+        "status": {"calls": 1, "status": 500},
         "delay": {"by": 0.5},
         "rate": 9,
-        "poison": ["a", "b"],
+        "poison": ["a"],
         "refuse_routes": ["R"],
         "html503": {"calls": 4},
     }

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 
 from tests.factories import Store, dispatch, release, settings, together
+from tests.waiting import until
 from worker.domain.meeting import Ask
 from worker.intake.record import Incoming, Taken, raw, take_in
 from worker.store import record as recording
@@ -376,3 +377,42 @@ def test_verdicts_by_hand_and_by_batch_agree(store: Store) -> None:
     told = sorted(zip((ask.job.externalid for ask in asks), store.verdicts(*asks), strict=True))
     for _, each in groupby(told, key=lambda pair: pair[0]):
         assert sorted(verdict for _, verdict in each) == ["cancelled", "duplicate", "opened", "opened"]
+
+
+def test_waiting_one_is_met(store: Store) -> None:
+    """Jobs that come later meet the dispatch that waits: another is a duplicate, a release cancels it."""
+    store.record(dispatch())
+    store.deliver()
+    store.record(release(), dispatch())
+    assert store.verdicts(dispatch()) == ["duplicate"]
+    assert store.verdicts(release()) == ["cancelled"]
+    assert store.states() == ["releasing", "cancelled"]
+
+
+def test_release_that_was_overtaken(store: Store) -> None:
+    """A release that waits for a lock while a new lifecycle is opened meets the new one when it goes on."""
+    store.record(dispatch())
+    store.deliver()
+    store.run("update interactions set state = 'ended'")
+
+    def overtake() -> str:
+        with store.engine.begin() as conn:
+            conn.exec_driver_sql("select from interactions for update")
+            conn.exec_driver_sql(
+                """insert into interactions (externalid, state, route, dispatch_requestid, due_at)
+                values ('e', 'pending', 'R', 'new', now())"""
+            )
+            until(lambda: blocked(store))
+        return "overtaken"
+
+    def wait_and_release() -> str:
+        until(lambda: store.one("select count(*) from pg_locks where relation = 'interactions'::regclass") > 1)
+        return store.verdicts(release())[0]
+
+    assert together(overtake, wait_and_release) == ["overtaken", "cancelled"]
+    assert store.states() == ["ended", "cancelled"]
+
+
+def blocked(store: Store) -> bool:
+    """Tell whether somebody waits for a lock."""
+    return bool(store.one("select count(*) from pg_stat_activity where wait_event_type = 'Lock'"))

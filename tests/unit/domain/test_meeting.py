@@ -231,6 +231,13 @@ def test_held_by_name_waits_beside_the_open_one() -> None:
     assert (met.row.due, met.row.is_hold, after.open) == (GRACE, True, it)
 
 
+def test_second_release_by_name() -> None:
+    """A second release for a dispatch that has not come adds nothing to the first, and is no open lifecycle."""
+    hold = row(S.AWAITING_DISPATCH, dispatch_requestid="D")
+    met, after = meeting([hold], release(dispatch_requestid="D"))
+    assert (met.verdict, hold.release_requestid, after.open) == (V.NOTHING, "L", None)
+
+
 def test_dispatch_meets_the_release_that_names_it() -> None:
     """The dispatch that a release was held for is never sent, whatever else is open."""
     it = row(S.DISPATCHED, dispatch_requestid="OLD")
