@@ -61,17 +61,18 @@ _add("simulate", simulating.simulate, "vcc simulate --throttle 2 --retry-after 3
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command and return the exit status; failures are told in one line."""
+    code: object = None
     try:
         app(arguments, prog_name="vcc")
     except SystemExit as ended:
-        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        code = ended.code
     except KeyboardInterrupt:
-        return 130
+        code = 130
     except Exception as error:
         from worker.ops import failures  # noqa: PLC0415 - only where something failed
 
-        return failures.report(error)
-    return 0
+        code = failures.report(error)
+    return code if isinstance(code, int) else int(code is not None)
 
 
 def main() -> None:

@@ -139,7 +139,8 @@ def start_waiting(conn: Connection, ended: Sequence[Interaction]) -> int:
     if not ended:
         return 0
     return conn.exec_driver_sql(
-        f"""update interactions i set state = 'pending', may_hold = i.may_hold or r.leftover, updated_at = clock_timestamp(),
+        f"""update interactions i set state = 'pending', may_hold = i.may_hold or r.leftover,
+            updated_at = clock_timestamp(),
             due_at = case when exists (select from routes where route = i.route and held_at is not null)
                      then 'infinity'::timestamptz else now() end
         from (select e->>0 as externalid, (e->>1)::boolean as leftover

@@ -165,7 +165,8 @@ def _write_dispatched(conn: Connection, ids: Sequence[int | None]) -> None:
     """Write the common case, all dispatched and nothing remembered, without shipping the rows back."""
     conn.exec_driver_sql(
         """update interactions set state = 'dispatched', due_at = null, call = null, unsure = '{}', cap = null,
-            first_sent_at = null, last_error = null, reason = null, dispatched_at = now(), updated_at = clock_timestamp()
+            first_sent_at = null, last_error = null, reason = null, dispatched_at = now(),
+            updated_at = clock_timestamp()
         where id = any (%(ids)s)""",
         {"ids": list(ids)},
     )
@@ -266,7 +267,7 @@ def _close_valve(conn: Connection, passage: Passage, outcome: Outcome, reason: s
         reason,
         outcome.answer.error,
         wait=backoff(1, random()),  # noqa: S311 -- jitter
-        at_least=outcome.answer.retry_after,
+        at_least=outcome.answer.retry_after or None,  # "at once" would be a loop
     )
 
 

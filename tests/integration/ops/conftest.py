@@ -138,7 +138,7 @@ def send(
 
     def all_due() -> None:
         with delivering():
-            until(lambda: not stats()["due"] and not stats()["in_flight"])
+            until(lambda: not {"pending", "releasing"} & {s for s, n in stats()["states"].items() if n})
 
     return all_due
 

@@ -222,6 +222,8 @@ def test_ctrl_c_is_status_130(vcc: Vcc, monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr("worker.ops.resources.settings", interrupted)
     assert vcc("list").code == 130
+    monkeypatch.setattr(cli, "app", lambda *_, **__: interrupted())
+    assert vcc("list").code == 130
 
 
 def test_the_installed_command_works(house: Background) -> None:

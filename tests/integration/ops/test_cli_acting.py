@@ -251,15 +251,20 @@ def test_a_route_that_is_not_held_can_t_be_resumed(vcc: Vcc, house: Background) 
 
 
 @pytest.mark.parametrize("as_json", [True, False])
-def test_a_held_route_is_let_go(vcc: Vcc, engine: Engine, as_json: bool, stats: Stats) -> None:
-    """Its rows become due."""
+def test_a_held_route_is_let_go(
+    vcc: Vcc, engine: Engine, redis_url: str, as_json: bool, stats: Stats
+) -> None:
+    """Its rows become due, and the workers are woken."""
     vcc("dispatch", "e", "--route", "R")
     with engine.begin() as conn:
         conn.exec_driver_sql(
             "insert into routes (route, held_at, message) values ('R', now(), 'no such route')"
         )
         conn.exec_driver_sql("update interactions set due_at = 'infinity'")
-    result = vcc("resume", "--route", "R", *["--json"] * as_json)
+    with redis.Redis.from_url(redis_url) as client:
+        client.flushdb()
+        result = vcc("resume", "--route", "R", *["--json"] * as_json)
+        assert client.llen("deliver") == 1
     assert result.code == 0
     if as_json:
         assert result.json == {"route": "R", "released": 1}

@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+from sqlalchemy.engine import make_url
 
 from tests.conftest import open_folder
 from tests.integration.ops.conftest import Vcc
@@ -60,7 +61,7 @@ class Up:
 
     def left(self) -> list[psutil.Process]:
         """Those of its family that are still there."""
-        return [one for one in self.family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+        return [one for one in self.family if _lives(one)]
 
     def end(self) -> None:
         """Leave nothing behind, whatever the test came to."""
@@ -69,6 +70,13 @@ class Up:
         assert self.process.stdout is not None
         self.process.stdout.close()
         until(lambda: not self.left(), seconds=30)
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 @contextmanager
@@ -143,14 +151,17 @@ def beside(work: Callable[[], None]) -> Iterator[None]:
     thread.join()
 
 
-def test_without_credentials_it_starts_with_a_warning(
-    vcc: Vcc, database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("secret", ["", "geheim"], ids=["without", "with"])
+def test_credentials_that_are_missing_are_a_warning(
+    vcc: Vcc, database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch, secret: str
 ) -> None:
-    """Jobs can be recorded; what keeps them from being sent is said."""
+    """Jobs can be recorded; what keeps them from being sent is said. Nothing that is secret is shown."""
     monkeypatch.setenv("DATABASE_URL", database_url)
     monkeypatch.setenv("REDIS_URL", redis_url)
-    monkeypatch.setenv("VCC_AUTH_URL", "http://127.0.0.1:1")
-    monkeypatch.setenv("VCC_API_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("VCC_CLIENT_ID", "me")
+    monkeypatch.setenv("VCC_CLIENT_SECRET", secret)
+    for name in ("VCC_API_URL", "VCC_AUTH_URL"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
 
     def stop() -> None:
         until(settings.running, seconds=40)
@@ -159,9 +170,9 @@ def test_without_credentials_it_starts_with_a_warning(
     with beside(stop):
         result = vcc("up")
     assert result.code == 0
-    assert "calls wait as `unauthorised`" in result.err
-    assert "geheim" not in result.out
-    assert not [line for line in result.out.splitlines() if "://vcc:" in line]
+    assert ("calls wait as `unauthorised`" in result.err) is not bool(secret)
+    for hidden in ("geheim", make_url(database_url).password or "", redis_url.partition("@")[0]):
+        assert hidden not in result.out + result.err
 
 
 def test_a_wrong_address_is_told_before_anything_starts(vcc: Vcc, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from tests.factories import LEASE, Store, dispatch, release, together
+from tests.factories import GIVE_UP, LEASE, Store, dispatch, release, together
 from worker.domain.outcome import Refused
-from worker.store.claim import CLAIM, RANKS, give_back, oldest_due
+from worker.store.claim import CLAIM, RANKS, claim, give_back, oldest_due
 from worker.store.gate import Passage
 
 SEED = """insert into interactions (externalid, state, route, lane, provider, bytes, dispatch_requestid,
@@ -214,6 +214,17 @@ def test_no_row_twice(store: Store) -> None:
     assert len(taken) == 1_000
     assert set(taken.values()) == {1}
     assert store.one("select max(attempts) from interactions") == 1
+
+
+def test_claim_waits_for_nobody(store: Store) -> None:
+    """A row that somebody has locked is left to them."""
+    seed(store, "a", 3)
+    with store.engine.connect() as other, store.engine.connect() as conn:
+        other.exec_driver_sql("select from interactions where externalid = 'a2' for update")
+        conn.exec_driver_sql("set local lock_timeout = '1s'")
+        claimed = claim(conn, limit=5, budget=10_000, lease=LEASE, give_up_after=GIVE_UP, turn=1)
+        assert claimed is not None
+        assert names(claimed) == ["a1", "a3"]
 
 
 def test_rows_of_a_dead_worker_come_back(store: Store) -> None:

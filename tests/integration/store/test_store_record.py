@@ -109,6 +109,38 @@ def test_release_names_what_is_no_dispatch_of_its_externalid(store: Store, named
     )
 
 
+@pytest.mark.parametrize("apart", [True, False])
+def test_release_names_a_dispatch_that_was_a_duplicate(store: Store, apart: bool) -> None:
+    """A release for a dispatch that joined another's lifecycle releases that one."""
+    asks = [dispatch(requestid="first"), dispatch(requestid="second"), release(dispatch_requestid="second")]
+    if apart:
+        store.record(asks[0])
+        store.deliver()
+        store.record(asks[1])
+        assert store.verdicts(asks[2]) == ["releasing"]
+        assert store.states() == ["releasing"]
+    else:
+        assert store.verdicts(*asks) == ["opened", "duplicate", "cancelled"]
+        assert store.states() == ["cancelled"]
+
+
+def test_look_ups_stay_on_their_indexes(store: Store) -> None:
+    """Whatever the planner believes of a table that was empty when it last looked, a job costs a few rows."""
+    store.run("truncate interactions")
+    with store.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
+        conn.exec_driver_sql("vacuum analyze interactions")
+    store.run(
+        """insert into interactions (externalid, state, route, dispatch_requestid, due_at)
+        select 'old' || i, 'pending', 'R', 'old' || i, now() from generate_series(1, 20000) i"""
+    )
+    read = "select seq_tup_read + idx_tup_fetch from pg_stat_user_tables where relname = 'interactions'"
+    store.engine.dispose()  # a backend tells its statistics when it ends
+    before = store.one(read)
+    assert store.verdicts(*(dispatch(f"new{i}") for i in range(500))) == ["opened"] * 500
+    store.engine.dispose()
+    assert store.one(read) - before < 20_000
+
+
 def test_duplicate_is_told_in_the_timeline(store: Store) -> None:
     """A duplicate sends nothing, but the lifecycle that it met says so."""
     store.record(dispatch())
@@ -406,7 +438,9 @@ def test_release_that_was_overtaken(store: Store) -> None:
         return "overtaken"
 
     def wait_and_release() -> str:
-        until(lambda: store.one("select count(*) from pg_locks where relation = 'interactions'::regclass") > 1)
+        until(
+            lambda: store.one("select count(*) from pg_locks where relation = 'interactions'::regclass") > 1
+        )
         return store.verdicts(release())[0]
 
     assert together(overtake, wait_and_release) == ["overtaken", "cancelled"]
