@@ -107,7 +107,10 @@ def _meet(family: Family, ask: Ask, known: Known) -> Met:
         return Met(Verdict.REJECTED, None, "dispatch_requestid: is not a dispatch of this externalid")
     known[ask.requestid] = (externalid, action)
     if named is not None and named not in family.by_dispatch:
-        if known.get(named) == (externalid, "dispatch"):  # it was a duplicate, or a retry took its place: the release is for what it joined
+        if known.get(named) == (
+            externalid,
+            "dispatch",
+        ):  # it was a duplicate, or a retry took its place: the release is for what it joined
             ask = replace(ask, job=msgspec.structs.replace(ask.job, dispatch_requestid=None))
         else:
             known[named] = (externalid, _HOLD)

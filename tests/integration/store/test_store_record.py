@@ -125,20 +125,17 @@ def test_release_names_a_dispatch_that_was_a_duplicate(store: Store, apart: bool
 
 
 def test_look_ups_stay_on_their_indexes(store: Store) -> None:
-    """Whatever the planner believes of a table that was empty when it last looked, a job costs a few rows."""
-    store.run("truncate interactions")
-    with store.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
-        conn.exec_driver_sql("vacuum analyze interactions")
-    store.run(
-        """insert into interactions (externalid, state, route, dispatch_requestid, due_at)
-        select 'old' || i, 'pending', 'R', 'old' || i, now() from generate_series(1, 20000) i"""
-    )
+    """A plan that was made while the table was empty is not kept for when it is full: a job costs a few rows."""
     read = "select seq_tup_read + idx_tup_fetch from pg_stat_user_tables where relname = 'interactions'"
+    for batch in range(12):  # psycopg prepares what comes often, and Postgres then keeps the plan
+        store.record(*(dispatch(f"early{batch}-{i}") for i in range(100)))
+    with store.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
+        conn.exec_driver_sql("truncate interactions")
+        conn.exec_driver_sql("vacuum analyze interactions")
+    for batch in range(6):
+        store.record(*(dispatch(f"late{batch}-{i}") for i in range(500)))
     store.engine.dispose()  # a backend tells its statistics when it ends
-    before = store.one(read)
-    assert store.verdicts(*(dispatch(f"new{i}") for i in range(500))) == ["opened"] * 500
-    store.engine.dispose()
-    assert store.one(read) - before < 20_000
+    assert store.one(read) < 2_000  # 3,000 new jobs, and nothing there that they could meet
 
 
 def test_duplicate_is_told_in_the_timeline(store: Store) -> None:
