@@ -172,7 +172,7 @@ class _PortTakenError(EmbeddedError):
 def _start_on_free_port(program: Program) -> tuple[int, guard.Guarded]:
     failed = 0
     while True:
-        port = _free_port()
+        port = free_port()
         try:
             return port, _start(program, port)
         except _PortTakenError:
@@ -181,7 +181,7 @@ def _start_on_free_port(program: Program) -> tuple[int, guard.Guarded]:
                 raise
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """Find a port below those that the system gives to clients.
 
     One of those, and a client that calls again and again while the server restarts would in time be

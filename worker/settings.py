@@ -1,7 +1,7 @@
 """Settings, typed, from the environment; README lists them all.
 
-``load()`` reads the environment afresh. Where ``DATABASE_URL`` or ``REDIS_URL`` is missing and ``vcc up``
-runs in this folder, the servers that it started are used (``.vcc/run.json``).
+``load()`` reads the environment afresh. What is missing there is taken from a ``vcc up`` that runs in this folder
+(``.vcc/run.json``): the servers that it started, and where the API is that its workers call.
 """
 
 import json
@@ -74,10 +74,13 @@ class Settings(BaseSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _embedded(cls, values: dict[str, Any]) -> dict[str, Any]:
-        for name, url in running().items():
-            if not values.get(name):
-                values[name] = url
+    def _announced(cls, values: dict[str, Any]) -> dict[str, Any]:
+        announced = running()
+        # one set of servers: what belongs to another database is of no use to this one
+        if values.get("DATABASE_URL") in (None, announced.get("DATABASE_URL")):
+            for name, value in announced.items():
+                key = name.removeprefix("VCC_").lower() if name.startswith("VCC_") else name
+                values[key] = values.get(key) or value
         return values
 
     @property
@@ -118,9 +121,9 @@ def running() -> dict[str, str]:
     try:
         found = json.loads((HOME / "run.json").read_text())
         os.kill(found["pid"], 0)
-    except (OSError, ValueError, KeyError):
+        return dict(found["env"])
+    except (OSError, OverflowError, TypeError, ValueError, KeyError):
         return {}
-    return dict(found["env"])
 
 
 def load() -> Settings:

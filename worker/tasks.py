@@ -44,7 +44,7 @@ def wake() -> None:
     try:
         if process.redis_client().set(WAKE_KEY, 1, nx=True, ex=WAKE_SECONDS):
             deliver_due.apply_async(expires=60, retry=False)
-    except (RedisError, BrokerError) as error:
+    except (RedisError, BrokerError, SettingsError) as error:
         log.warning("could not wake a delivery (%s); the next tick does", type(error).__name__)
 
 

@@ -373,9 +373,9 @@ def taken_port() -> Iterator[int]:
 
 def test_taken_port_is_not_the_end(home: Path, taken_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """When somebody takes the port between its choice and the start, another one is chosen."""
-    port = server._free_port()
+    port = server.free_port()
     ports = iter([taken_port, port])
-    monkeypatch.setattr(server, "_free_port", lambda: next(ports))
+    monkeypatch.setattr(server, "free_port", lambda: next(ports))
     for start in (embedded.postgres, embedded.redis):
         with start(home) as running:
             assert f":{port}/" in running.url
@@ -386,18 +386,18 @@ def test_one_taken_port_after_the_other_is_an_error(
     new_home: Path, taken_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A machine that lets us have no port at all is not tried for ever."""
-    monkeypatch.setattr(server, "_free_port", lambda: taken_port)
+    monkeypatch.setattr(server, "free_port", lambda: taken_port)
     with pytest.raises(embedded.EmbeddedError, match=r"(?s)Redis ended.*Address already in use"):
         embedded.redis(new_home).__enter__()
 
 
-def test_free_port_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+def testfree_port_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     """A port that somebody listens at is passed over."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = server._free_port()
+        port = server.free_port()
         draws = iter([taken.getsockname()[1] - 15_000, port - 15_000])
         monkeypatch.setattr("secrets.randbelow", lambda _: next(draws))
-        assert server._free_port() == port
+        assert server.free_port() == port
 
 
 def test_lost_password_file_is_an_error_with_its_name(new_home: Path) -> None:

@@ -148,12 +148,14 @@ class DryRun:
         for entry in entries:
             externalid = entry.job["externalid"]
             key = blake2b(externalid.encode(), digest_size=8).digest()
-            if key in self._seen or (externalid in there and not self.again):
+            if entry.job.get("action") == "release":  # what it meets is settled when it is recorded
+                tally.new += 1
+            elif key in self._seen or (externalid in there and not self.again):
                 tally.duplicate += 1
                 _line(self.outlets.duplicates, place=entry.place, externalid=externalid)
             else:
                 tally.new += 1
-            self._seen.add(key)
+                self._seen.add(key)
 
 
 def _chunks(source: Iterable[Entry | Rejected]) -> Iterator[list[Entry | Rejected]]:

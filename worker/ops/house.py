@@ -21,7 +21,7 @@ from worker import embedded, settings
 from worker.ops.children import Child, Kept, Process
 from worker.ops.failures import CommandError
 from worker.ops.printing import emit, say, screen, table, tell
-from worker.server import Server, _free_port
+from worker.server import Server, free_port
 from worker.settings import Settings
 from worker.store import migrate
 from worker.vonage.transport import check_urls
@@ -147,7 +147,7 @@ class _House:
         self.rows.append((name, f"{parts.hostname}:{parts.port}", log))
 
     def _simulate(self) -> None:
-        port = _free_port()
+        port = free_port()
         self.simulator = url = f"http://127.0.0.1:{port}"
         (child,) = self._children(("simulator", url, ["simulate", f"--port={port}"]))
         _await_simulator(url, child)

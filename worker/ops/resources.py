@@ -1,7 +1,6 @@
 """What a command works with: the settings, the database, and the bell of the workers."""
 
 # ruff: noqa: PLC0415 - heavy modules are imported by the commands that need them
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -16,15 +15,13 @@ if TYPE_CHECKING:
 
 
 def settings() -> "Settings":
-    """Read the settings; a ``vcc up`` in this folder says where the API is that its workers call.
+    """Read the settings, and see that the URLs are such.
 
     Raises:
         SettingsError: one is wrong.
     """
-    from worker.settings import SettingsError, load, running
+    from worker.settings import SettingsError, load
 
-    if "VCC_API_URL" not in os.environ:
-        os.environ.update({name: value for name, value in running().items() if name.startswith("VCC_")})
     current = load()
     for name, url, pattern in (
         ("DATABASE_URL", current.database_url, "postgresql://user:password@host:port/name"),

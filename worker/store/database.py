@@ -45,7 +45,7 @@ def connect(url: str, *, pool: int = 5) -> Engine:
     """
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise SettingsError(
             "DATABASE_URL is no database URL: write postgresql://user:password@host/name"
         ) from None

@@ -201,7 +201,7 @@ def test_a_simulator_that_does_not_start_is_told(
     """Its log is named, and what had been started ends."""
     monkeypatch.setenv("DATABASE_URL", database_url)
     monkeypatch.setenv("REDIS_URL", redis_url)
-    monkeypatch.setattr("worker.ops.house._free_port", lambda: 0)
+    monkeypatch.setattr("worker.ops.house.free_port", lambda: 0)
     result = vcc("up", "--simulator")
     assert result.code == 1
     assert "the simulator did not start: see" in result.err
