@@ -10,6 +10,7 @@ from celery import Celery
 from tests.acceptance.stand import Stand
 from tests.waiting import until
 from worker import embedded
+from worker.store import gate
 
 WORD = "Confidential subject"
 
@@ -190,3 +191,32 @@ def test_a_worker_stops_within_seconds_and_loses_nothing(stand: Stand) -> None:
     stand.beat()
     stand.until(lambda s: s["states"]["dispatched"] == 2000)
     assert stand.simulator.book()["repeated_requestids"] == 0
+
+
+def test_a_pause_outlives_outages_and_restarts(stand: Stand) -> None:
+    """A pause of an operator's holds through outages and deaths until it is taken back; jobs are taken in meanwhile."""
+    stand.simulator.faults(status={"status": 500, "calls": 1})
+    worker = stand.worker("--pool", "threads")
+    stand.beat()
+    enqueue(stand.producer(), [job("first")])
+    stand.until(lambda s: s["gate"]["reason"] == "unreachable")
+    engine = stand.engine()
+    with engine.begin() as conn:
+        gate.pause(conn, "maintenance")
+    calls = stand.simulator.book()["calls"]
+    stand.kill(worker)
+    stand.worker("--pool", "threads")
+    enqueue(stand.producer(), [job(f"e-{i}") for i in range(100)])
+    found = stand.until(lambda s: s["states"]["pending"] == 101)
+    assert (found["gate"]["open"], found["gate"]["reason"], found["gate"]["message"]) == (
+        False,
+        "paused",
+        "maintenance",
+    )
+    # the ticks go on waking deliveries, which find the valve closed
+    until(lambda: stand.logs().count("Task vcc.deliver") > 8, seconds=30)
+    assert stand.simulator.book()["calls"] <= calls + 1
+    with engine.begin() as conn:
+        gate.resume(conn)
+    engine.dispose()
+    stand.until(lambda s: s["states"]["dispatched"] == 101)
