@@ -17,6 +17,7 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
+from worker import guard
 from worker.intake.sources.generate import write_backlog
 
 VCC = [sys.executable, "-m", "worker.ops.cli"]
@@ -45,17 +46,18 @@ def vcc(*args: str, env: dict[str, str]) -> Any:
 @contextmanager
 def everything(env: dict[str, str], folder: Path) -> Iterator[str]:
     """Run ``vcc up --simulator`` for as long as it is needed; gives the simulator's URL."""
-    up = subprocess.Popen(
-        [*VCC, "up", "--simulator", "--json"], env=env, cwd=folder, stdout=subprocess.PIPE, text=True
-    )
+    reading, writing = os.pipe()
+    # under guard: it ends with this process, however that ends
+    up = guard.spawn([*VCC, "up", "--simulator", "--json"], env=env, cwd=folder, stdout=writing, grace=60)
+    os.close(writing)
     try:
-        line = up.stdout.readline() if up.stdout else ""
+        with os.fdopen(reading) as said:
+            line = said.readline()
         if not line:
             sys.exit("vcc up did not start; see above")
         yield json.loads(line)["simulator"]
     finally:
-        up.send_signal(signal.SIGTERM)
-        up.wait(60)
+        up.stop()
 
 
 def externalids(env: dict[str, str], count: int) -> list[str]:
@@ -82,15 +84,15 @@ def settled(env: dict[str, str]) -> dict[str, Any]:
 def compare(stats: dict[str, Any], book: dict[str, Any], report: dict[str, int]) -> bool:
     """Print the table of all numbers; whether those that have to agree do."""
     states, calls = stats["states"], stats["invocations"]
-    rows: list[tuple[str, Any, Any]] = [
+    rows: list[tuple[str, int | None, int | None]] = [
         ("entries read", stats["duplicates"] + stats["rejections"] + sum(states.values()), report["read"]),
         ("duplicates, not dispatched", stats["duplicates"], report["duplicate"]),
         ("rejected, kept with the reason", stats["rejections"], report["rejected"]),
         ("interactions dispatched", states["dispatched"] + states["released"], book["dispatched"]),
         ("interactions released", states["released"], book["released"]),
-        ("failed", states["failed"] + states["release_failed"], 0),
-        ("second dispatches of a live interaction", 0, book["redispatched"]),
-        ("releases of unknown interactions", 0, book["unknown_releases"]),
+        ("refused", states["failed"] + states["release_failed"], book["calls_by_status"].get("400", 0)),
+        ("second dispatches of a live interaction", None, book["redispatched"]),
+        ("releases of unknown interactions", None, book["unknown_releases"]),
         ("accepted calls", calls["accepted"], book["accepted_calls"]),
     ]
     statuses = sorted(calls["by_status"].keys() | book["calls_by_status"].keys())
@@ -100,18 +102,25 @@ def compare(stats: dict[str, Any], book: dict[str, Any], report: dict[str, int])
     ]
     table = Table("", "database", "witness", "", title="What the database says, and what the witness saw")
     for name, ours, theirs in rows:
-        table.add_row(name, f"{ours:,}", f"{theirs:,}", "[green]✓[/]" if ours == theirs else "[red]✗[/]")
+        agree = theirs == (ours or 0)
+        table.add_row(name, _shown(ours), _shown(theirs), "[green]✓[/]" if agree else "[red]✗[/]")
     console.print()
     console.print(table)
     console.print(
         "[dim]witness: the import's report for the first three, the simulator's book for the rest[/]"
     )
-    return all(ours == theirs for _, ours, theirs in rows)
+    return all(theirs == (ours or 0) for _, ours, theirs in rows)
+
+
+def _shown(number: int | None) -> str:
+    return "" if number is None else f"{number:,}"
 
 
 def main() -> int:
     """Run it; 0 if everything agrees."""
     started = time.monotonic()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory(prefix="vcc-demo-") as name:
         folder = Path(name)
         kept = {k: v for k, v in os.environ.items() if not k.startswith("VCC_")}

@@ -87,3 +87,5 @@ def _log(loglevel: int | str | None = None, logfile: str | None = None, **_: Any
     logging.basicConfig(level=loglevel or logging.INFO, filename=logfile, format=LOG_FORMAT, force=True)
     for name in ("httpx", "httpcore", "sqlalchemy.engine", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("celery.pool", "celery.concurrency", "kombu", "amqp"):  # they would log whole messages
+        logging.getLogger(name).setLevel(max(logging.getLogger().level, logging.INFO))

@@ -5,14 +5,21 @@ log; those are then dropped. Here nobody sees them, and messages that can't be u
 """
 
 import logging
+from random import uniform
 from typing import Any
 
 import celery
-from celery.exceptions import InvalidTaskError
+from celery.exceptions import InvalidTaskError, Reject
 from celery.worker.consumer import Consumer as CeleryConsumer
 from celery.worker.request import Request as CeleryRequest
+from sqlalchemy.exc import SQLAlchemyError
 
-from worker.store.record import Rejection, reject
+from worker.app import engine, stopping
+from worker.domain.job import printable
+from worker.intake.record import raw
+from worker.settings import SettingsError
+from worker.store.database import told
+from worker.store.record import CrowdedError, Rejection, reject
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +65,40 @@ class Task(celery.Task):
         return super().apply_async(args, kwargs, *rest, **{**shown, **options})
 
 
+class Door(Task):
+    """The base of the tasks that take jobs in: whatever happens, their message is not acknowledged for nothing."""
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Run; while nothing can be recorded the message goes back, after a moment, else a loop would heat up."""
+        mid = message_id(self)
+        try:
+            return super().__call__(*args, **kwargs)
+        except (SQLAlchemyError, CrowdedError, SettingsError) as error:
+            reason = str(error) if isinstance(error, SettingsError) else told(error)
+            log.warning("message %s could not be recorded (%s); it goes back to its queue", mid, reason)
+        except Exception as error:
+            if _kept({"args": args, "kwargs": kwargs}, f"message {mid}", error):
+                return None
+        stopping.wait(uniform(1, 5))  # noqa: S311 -- so that not all come back at once
+        raise Reject("could not be recorded", requeue=True)
+
+
+def _kept(job: dict[str, Any], place: str, error: Exception) -> bool:
+    """Keep what no rule foresaw, whole; False if not even that can be done."""
+    reason = f"job: can't be recorded: {type(error).__name__}"
+    log.error("rejected %s: %s", place, reason, extra={"action": "reject"})
+    try:
+        reject(engine(), "celery", [Rejection(raw(job), reason, place)])
+    except (SQLAlchemyError, SettingsError):
+        return False
+    return True
+
+
+def message_id(task: celery.Task) -> str:
+    """The message's own id, whatever its producer took for one."""
+    return printable(str(task.request.id))[:200]
+
+
 class Consumer(CeleryConsumer):
     """A consumer that keeps the messages which Celery would log in full and drop."""
 
@@ -80,13 +121,13 @@ class Consumer(CeleryConsumer):
         self._keep(message, f"message: its body can't be read: {type(exc).__name__}")
 
     def _keep(self, message: Any, reason: str) -> None:
-        from worker.app import engine  # noqa: PLC0415 - the app names this class in its settings
-
         body = message.body if isinstance(message.body, bytes) else str(message.body).encode(errors="replace")
         try:
-            reject(engine(), "celery", [Rejection(body, reason)])
-        except Exception:
-            log.exception("a message that can't be used could not be kept either; it goes back to its queue")
+            # this is the thread that reads the queues: better the message comes again than everybody waits
+            reject(engine(), "celery", [Rejection(body, reason)], seconds=2)
+        except (SQLAlchemyError, SettingsError) as error:
+            log.warning("a message that can't be used goes back to its queue (%s)", type(error).__name__)
+            stopping.wait(1)
             message.requeue()
         else:
             log.error("rejected a message: %s", reason, extra={"action": "reject"})

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
-from celery.exceptions import Reject
 from kombu.exceptions import OperationalError as BrokerError
 from redis.exceptions import RedisError
 from sqlalchemy.exc import DBAPIError
@@ -19,13 +18,12 @@ from sqlalchemy.exc import DBAPIError
 from worker import app as process
 from worker.app import app
 from worker.delivery.deliver import Bench, deliver
-from worker.discreet import Task
+from worker.discreet import Door, Task, message_id
 from worker.domain.meeting import Verdict
 from worker.intake.record import Incoming, take_in
 from worker.settings import SettingsError
 from worker.store.database import told
 from worker.store.prune import prune
-from worker.store.record import CrowdedError
 from worker.upkeep.sweep import sweep
 
 log = logging.getLogger(__name__)
@@ -36,7 +34,7 @@ SLICE = 0.5
 WAKE_KEY = "vcc:wake"
 WAKE_SECONDS = 2
 
-DOOR = {"base": Task, "bind": True, "acks_late": True, "reject_on_worker_lost": True}
+DOOR = {"base": Door, "bind": True, "acks_late": True, "reject_on_worker_lost": True}
 
 
 def wake() -> None:
@@ -51,14 +49,16 @@ def wake() -> None:
 @app.task(name="vcc.dispatch", **DOOR)
 def dispatch(self: Task, *args: Any, **fields: Any) -> None:
     """Record a dispatch: externalid, route, interactiontype, provider, linkeddata, routingdata, extra and so on."""
-    _take_in(self, [_dispatch_job(*args, **fields)] if len(args) <= len(_DISPATCH) else [_odd(args, fields)])
+    fits = len(args) <= len(_DISPATCH) and "action" not in fields
+    _take_in(self, [_dispatch_job(*args, **fields) if fits else _odd(args, fields)])
 
 
 @app.task(name="vcc.release", **DOOR)
 def release(self: Task, *args: Any, **fields: Any) -> None:
     """Record a release: externalid, requestid, dispatch_requestid."""
+    fits = len(args) <= len(_RELEASE) and "action" not in fields
     job = {"action": "release", **dict(zip(_RELEASE, args, strict=False)), **fields}
-    _take_in(self, [job if len(args) <= len(_RELEASE) else _odd(args, fields)])
+    _take_in(self, [job if fits else _odd(args, fields)])
 
 
 @app.task(name="vcc.dispatch_many", **DOOR)
@@ -92,7 +92,7 @@ def _dispatch_job(*args: Any, **fields: Any) -> dict[str, Any]:
     given = job.get("routingdata")
     if kind is not None and (given is None or isinstance(given, dict)):
         job["routingdata"] = {"interactiontype": kind, **(given or {})}
-    return {"action": "dispatch", **job}
+    return {**job, "action": "dispatch"}
 
 
 def _odd(args: Sequence[Any], fields: dict[str, Any]) -> dict[str, Any]:
@@ -101,16 +101,12 @@ def _odd(args: Sequence[Any], fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _take_in(task: Task, jobs: list[Any], *, many: bool = False) -> None:
-    """Record jobs out of a message, which is acknowledged when they are; else it goes back to its queue."""
-    mid = str(task.request.id)
+    """Record jobs out of a message, which is acknowledged when they are."""
+    mid = message_id(task)
     batch = [
         Incoming(job, f"{mid}-{index}" if many else mid, f"message {mid}") for index, job in enumerate(jobs)
     ]
-    try:
-        taken = take_in(process.engine(), process.config(), "celery", batch)
-    except (DBAPIError, CrowdedError) as error:
-        log.warning("message %s could not be recorded (%s); it goes back to its queue", mid, told(error))
-        raise Reject(told(error), requeue=True) from None
+    taken = take_in(process.engine(), process.config(), "celery", batch)
     if rejected := taken.verdicts[Verdict.REJECTED]:
         log.warning(
             "message %s: %d of %d jobs rejected", mid, rejected, len(batch), extra={"action": "reject"}

@@ -88,6 +88,10 @@ create index interactions_dispatched on interactions (dispatched_at) where state
 -- what was perhaps sent too long ago to be sent again
 create index interactions_sent on interactions (first_sent_at)
     where state in ('pending', 'releasing') and first_sent_at is not null;
+create index interactions_parked on interactions (route) where state = 'pending' and due_at = 'infinity';
+-- what prune looks for; a row gets its entry when it ends, and then rests
+create index interactions_final on interactions (updated_at)
+    where state in ('released', 'cancelled', 'ended', 'failed', 'release_failed', 'orphaned');
 create index interactions_failed on interactions (state, id) where state in ('failed', 'release_failed');
 
 create table invocations (
@@ -123,6 +127,8 @@ create table receipts (
     at timestamptz not null default now()
 );
 
+create index receipts_at on receipts using brin (at) with (pages_per_range = 16);
+
 create table rejections (
     id bigint generated always as identity primary key,
     at timestamptz not null default now(),
@@ -143,6 +149,7 @@ create table gate (
     failures integer not null default 0,
     probe_until timestamptz,
     rate double precision,
+    slowed_at timestamptz,
     next_slot timestamptz,
     constraint one_row check (id),
     constraint reason_known check (

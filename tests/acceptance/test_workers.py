@@ -220,3 +220,32 @@ def test_a_pause_outlives_outages_and_restarts(stand: Stand) -> None:
         gate.resume(conn)
     engine.dispose()
     stand.until(lambda s: s["states"]["dispatched"] == 101)
+
+
+def test_a_worker_before_the_migration(stand: Stand) -> None:
+    """Jobs that can't be recorded yet wait in the queue, without a hot loop, until the tables are there."""
+    engine = stand.engine()
+    with engine.begin() as conn:
+        conn.exec_driver_sql("alter table interactions rename to elsewhere")
+    stand.worker("--pool", "threads")
+    enqueue(stand.producer(), [job("early")])
+    until(lambda: "goes back to its queue" in stand.logs(), seconds=30)
+    until(lambda: stand.logs().count("goes back to its queue") >= 2, seconds=30)
+    assert stand.logs().count("goes back to its queue") < 10
+    with engine.begin() as conn:
+        conn.exec_driver_sql("alter table elsewhere rename to interactions")
+    engine.dispose()
+    stand.until(lambda s: s["states"]["dispatched"] == 1)
+    assert stand.stats()["rejections"] == 0
+
+
+def test_arguments_that_no_rule_foresaw(stand: Stand) -> None:
+    """A call that Python itself refuses is kept whole; an action of its own makes no release of a dispatch."""
+    stand.worker("--pool", "threads", "--loglevel", "DEBUG")
+    producer = stand.producer()
+    producer.send_task("vcc.dispatch", kwargs={"self": WORD, "externalid": "a", "route": "R"})
+    producer.send_task("vcc.dispatch", kwargs={"action": "release", "externalid": WORD})
+    producer.send_task("vcc.dispatch", kwargs=job("b"), task_id="odd\x00id")
+    found = stand.until(lambda s: s["states"]["dispatched"] == 1 and s["rejections"] == 2)
+    assert found["states"]["awaiting_dispatch"] == 0
+    assert WORD not in stand.logs()

@@ -65,10 +65,10 @@ def deliver_once(bench: Bench) -> bool:
     passage = _enter(bench)
     if passage is None:
         return False
+    since = time.monotonic()
     claimed = _claim(bench, passage)
     if claimed is None:
         return False
-    since = time.monotonic()
     if claimed.full and not passage.probe:
         bench.wake()  # before the call, so that the helper works while this one waits
     body, claimed = _pack(bench, claimed)

@@ -23,17 +23,23 @@ _DISPATCH_ONLY = ("route", "linkeddata", "routingdata", "extra", "again")
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
 
 
+DEPTH = 32
+"""Levels that ``extra`` may be nested: what was recorded has to be readable on any stack."""
+
 REASON_KEPT = 300
 """Characters of a reason that are kept."""
+
+
+def printable(text: str) -> str:
+    """Replace what is not: NUL and surrogates can't be kept, and a terminal obeys control characters."""
+    return "".join(char if char.isprintable() else "\ufffd" for char in text)
 
 
 class JobError(Exception):
     """A job can't be recorded; the message names the field, what came and what is allowed."""
 
     def __init__(self, message: str) -> None:
-        # a producer may call a field anything: NUL can't be kept, a terminal obeys control characters
-        shown = (char if char.isprintable() else "\ufffd" for char in message[:REASON_KEPT])
-        super().__init__("".join(shown))
+        super().__init__(printable(message[:REASON_KEPT]))
 
 
 class LinkedData(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -189,6 +195,8 @@ def _check_dispatch(job: Job, routes: frozenset[str], requestid: str) -> None:
         raise JobError(f"route: {job.route!r} is not one of those in VCC_ROUTES")
     if job.dispatch_requestid is not None:
         raise JobError("dispatch_requestid: belongs on a release only")
+    if _depth_over(job.extra, DEPTH):
+        raise JobError(f"extra: is nested deeper than {DEPTH} levels")
     if taken := sorted(_NAMES & (job.extra or {}).keys()):
         raise JobError(f"extra.{taken[0]}: is a field of the job itself; extra is for other members")
     wire = interaction("dispatch", requestid, job.externalid, job.route, job.request())
@@ -214,3 +222,14 @@ def _refuse_nul(value: Any, place: str) -> None:
     if isinstance(value, list):
         for index, inner in enumerate(value):
             _refuse_nul(inner, f"{place}[{index}]")
+
+
+def _depth_over(value: Any, limit: int) -> bool:
+    """Whether values are nested deeper than the limit; level by level, so that no depth is too much to ask."""
+    level = [value]
+    for _ in range(limit + 1):
+        inner = [v for v in level if isinstance(v, dict | list) and v]
+        if not inner:
+            return False
+        level = [v for outer in inner for v in (outer.values() if isinstance(outer, dict) else outer)]
+    return True

@@ -99,6 +99,10 @@ def meet(family: Family, ask: Ask) -> Met:
 
 def _dispatch(family: Family, ask: Ask) -> Met:
     hold = family.by_dispatch.get(ask.requestid)
+    if hold is not None and hold.state is State.ORPHANED:
+        return Met(
+            Verdict.NOTHING, hold, "dispatch ignored: its release had come, and the grace period is over"
+        )
     if hold is not None and hold.is_hold:
         return _meets_its_hold(family, ask, hold)
     row = family.open
@@ -142,7 +146,7 @@ def _meets_its_hold(family: Family, ask: Ask, hold: Interaction) -> Met:
     _supersede(family, row)
     _fill(hold, ask)
     hold.may_hold = True
-    life.to_pending(hold, _due(family, hold))
+    life.to_pending(hold)
     family.open = hold
     return Met(Verdict.OPENED, hold)
 
@@ -243,6 +247,8 @@ def _on_pending(family: Family, row: Interaction, ask: Ask) -> Met:
         return Met(Verdict.NOTHING, row, "release ignored: one is remembered already")
     life.request_release(row, ask.requestid)
     if row.maybe_held:
+        if row.call is None and row.route in family.held_routes:
+            row.due = NOW  # the release must not wait for the operator too
         return Met(Verdict.REMEMBERED, row)
     life.move(row, State.CANCELLED, "released before it was sent")
     return Met(Verdict.CANCELLED, row)

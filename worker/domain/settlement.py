@@ -29,6 +29,10 @@ GROUP_HEAD_START = 3600.0
 """Seconds by which refused rows go ahead of the rest, divided by their cap: the smallest group first."""
 
 
+MISFIT_WAIT = 10
+"""How many times longer than others a row waits that alone is answered 403 or 404."""
+
+
 @dataclass(frozen=True, slots=True)
 class Circumstances:
     """What a settle knows besides the outcome.
@@ -38,7 +42,7 @@ class Circumstances:
         size: how many rows it carried.
         give_up_after: seconds after the first send that may have been processed.
         wait: seconds before these rows are tried again, where the outcome says so.
-        others_succeed: other calls were accepted since these rows were first sent.
+        others_succeed: other calls were accepted since these rows were first sent, or lately.
         held_routes: routes that wait for an operator.
         taken: externalids of failed rows that have a newer open lifecycle.
     """
@@ -64,15 +68,20 @@ def settle_row(row: Interaction, sent: tuple[str, str], outcome: Outcome, about:
     if isinstance(outcome, Accepted):
         _accepted(row, *sent, about.taken)
         return
-    current = row.call == about.call
-    if outcome.certain and about.call in row.unsure:
-        row.unsure.remove(about.call)
-        row.clock_reset = row.clock_reset or not row.unsure
-        row.changed = True
-    if current:
+    if outcome.certain:
+        _forget(row, about.call)
+    if row.call == about.call:
         row.call = None
         row.changed = True
         _current(row, outcome, about)
+
+
+def _forget(row: Interaction, call: int) -> None:
+    """Take a call that certainly was not processed out of ``unsure``."""
+    if call in row.unsure:
+        row.unsure.remove(call)
+        row.clock_reset = row.clock_reset or not row.unsure
+        row.changed = True
 
 
 def _accepted(row: Interaction, action: str, requestid: str, taken: frozenset[str]) -> None:
@@ -95,9 +104,10 @@ def _current(row: Interaction, outcome: Outcome, about: Circumstances) -> None:
     match outcome:
         case Refused():
             _refused(row, about)
-        case Throttled() | Unauthorised() | Misdirected() | Forbidden():
-            # the valve, or the provider's own, says when; the rows are ready
-            _again(row, NOW, counted=False)
+        case Throttled() | Unauthorised():
+            _again(row, NOW, counted=False)  # the valve says when; the rows are ready
+        case Misdirected() | Forbidden():
+            _misfit(row, about)
         case NotSent() | Unknown():
             _retry(row, outcome, about)
         case Accepted():  # pragma: no cover - settled before
@@ -119,10 +129,27 @@ def _refused(row: Interaction, about: Circumstances) -> None:
     if row.state is State.PENDING and row.route in about.held_routes and not row.release_remembered:
         _again(row, NEVER, counted=False)
     elif about.size > 1:
-        row.cap = max(1, about.size // 2)
-        _again(row, -GROUP_HEAD_START / row.cap, counted=False)
+        _halve(row, about)
     else:
         life.give_up(row, "refused by the API")
+
+
+def _misfit(row: Interaction, about: Circumstances) -> None:
+    """Settle what is no fault of the row's, unless others are taken: then one row must not hold up all the rest.
+
+    It never fails for it: nobody documents which status an odd row gets, and a wrong URL may have come just now.
+    """
+    if not about.others_succeed:
+        _again(row, NOW, counted=False)
+    elif about.size > 1:
+        _halve(row, about)
+    else:
+        _again(row, MISFIT_WAIT * about.wait, counted=True)
+
+
+def _halve(row: Interaction, about: Circumstances) -> None:
+    row.cap = max(1, about.size // 2)
+    _again(row, -GROUP_HEAD_START / row.cap, counted=False)
 
 
 def _retry(row: Interaction, outcome: Outcome, about: Circumstances) -> None:
@@ -140,3 +167,15 @@ def is_spent(row: Interaction, give_up_after: float) -> bool:
     A row that was never possibly sent is never spent, however long the pause.
     """
     return bool(row.unsure) and row.sent_for is not None and row.sent_for > give_up_after
+
+
+def take_back(row: Interaction, call: int) -> None:
+    """Take a row back from a call that was not made, as if it had never been claimed.
+
+    What another call has taken meanwhile stays with it; only this call leaves its ``unsure``.
+    """
+    _forget(row, call)
+    if row.call == call:
+        row.call = None
+        row.changed = True
+        _again(row, NOW, counted=False)

@@ -90,8 +90,9 @@ class Importer:
             self.wake()
 
     def _job(self, entry: Entry) -> dict[str, Any]:
-        if self.again and entry.job.get("action", "dispatch") == "dispatch":
-            return {**entry.job, "again": True}
+        """What is recorded; a line's own ``again`` counts for nothing, or a second import would repeat it."""
+        if entry.job.get("action", "dispatch") == "dispatch":
+            return {**entry.job, "again": self.again}
         return entry.job
 
     def _count(self, tally: Tally, incoming: Incoming, verdict: Verdict, reason: str) -> None:

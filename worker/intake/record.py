@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from worker.domain.job import Job, JobError, parse
 from worker.domain.meeting import Ask, Met, Verdict
 from worker.settings import Settings
-from worker.store.database import is_transient, told
+from worker.store.database import is_about_values, told
 from worker.store.record import Rejection, record, reject
 
 DUE = frozenset((Verdict.OPENED, Verdict.RELEASING))
@@ -94,7 +94,7 @@ def _record(engine: Engine, asks: Sequence[Ask], grace: float) -> list[Met]:
     try:
         return record(engine, asks, grace=grace)
     except DBAPIError as error:
-        if is_transient(error):
+        if not is_about_values(error):
             raise
         if len(asks) == 1:
             return [Met(Verdict.REJECTED, None, f"job: the database refuses it ({told(error)})")]

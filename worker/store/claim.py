@@ -10,6 +10,10 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from worker.domain.lifecycle import FINAL
+from worker.domain.settlement import take_back
+from worker.store import rows
+
 RANKS = [0, 1, 2]  # releases, live, backlog
 BACKLOG_FIRST = [2, 0, 1]
 BACKLOG_SHARE = 10
@@ -80,17 +84,17 @@ def claim(
     ).all()
     if not found:
         return None
-    rows = [
+    taken = [
         Claimed(r.id, r.externalid, r.action, r.requestid, r.route, r.request)
         for r in sorted(found, key=lambda r: r.place)
     ]
-    return Claim(found[0].call, found[0].provider, rows, found[0].full)
+    return Claim(found[0].call, found[0].provider, taken, found[0].full)
 
 
-# One index scan a provider and rank finds the head; then one a rank takes the rows: never an order over both,
-# which would walk every row that waits for its retry. Rows refused together share their due_at to the
-# microsecond: once the head has a cap, only its group travels, and of one route, so that halving soon separates
-# the bad from the good.
+# One index scan a provider and rank finds the head, past what others have locked; then one a rank takes the rows:
+# never an order over both, which would walk every row that waits for its retry. Rows refused together share their
+# due_at to the microsecond: once the head has a cap, only its group travels, and of one route, so that halving soon
+# separates the bad from the good.
 CLAIM = """
 with recursive
 ranks as (select rank, place from unnest(%(ranks)s::smallint[]) with ordinality as r(rank, place)),
@@ -103,7 +107,7 @@ head as (
         where state in ('pending', 'releasing') and provider = n.provider and rank = r.rank
           and due_at <= now()
           and (first_sent_at is null or first_sent_at > now() - make_interval(secs => %(give_up)s))
-        order by due_at limit 1) d
+        order by due_at limit 1 for update skip locked) d
     where n.provider is not null
       and not exists (select from providers p where p.provider = n.provider and p.closed_until > now())
     order by r.place, d.due_at limit 1
@@ -173,18 +177,12 @@ CLAIM = CLAIM.format(
 
 
 def give_back(conn: Connection, call: int, ids: Sequence[int]) -> None:
-    """Give rows back that were not sent: as if they had never been claimed.
-
-    Rows that another call has taken meanwhile stay with it; only this call leaves their ``unsure``.
-    """
-    conn.exec_driver_sql(
-        """update interactions i set unsure = array_remove(unsure, %(call)s), call = nullif(call, %(call)s),
-            attempts = attempts - case when call = %(call)s then 1 else 0 end,
-            first_sent_at = case when array_remove(unsure, %(call)s) = '{}' then null else first_sent_at end,
-            due_at = case when call = %(call)s then now() else due_at end, updated_at = clock_timestamp()
-        where id = any (select id from interactions where id = any (%(ids)s) order by id for update)""",
-        {"call": call, "ids": list(ids)},
-    )
+    """Give rows back that were not sent; one that was released meanwhile is over."""
+    found = rows.lock(conn, "select unnest(%(ids)s::bigint[])", {"ids": list(ids)})
+    for row in found:
+        take_back(row, call)
+    rows.update(conn, found)
+    rows.start_waiting(conn, [row for row in found if row.state in FINAL])
     conn.exec_driver_sql(
         """update invocations set ids = (select coalesce(array_agg(i), '{}') from unnest(ids) i
             where i <> all (%(ids)s)) where id = %(call)s""",

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import msgspec
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, InterfaceError, OperationalError
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from worker.settings import SettingsError
@@ -68,6 +68,7 @@ def connect(url: str, *, pool: int = 5) -> Engine:
             "keepalives_idle": 10,
             "keepalives_interval": 5,
             "keepalives_count": 3,
+            "tcp_user_timeout": 30_000,
         },
     )
 
@@ -80,6 +81,12 @@ def is_transient(error: BaseException) -> bool:
     if state is None:  # no answer of the server: the connection broke, or none was had
         return isinstance(error, OperationalError | InterfaceError)
     return error.connection_invalidated or state in _TRANSIENT
+
+
+def is_about_values(error: DBAPIError) -> bool:
+    """Whether the database refuses what was to be written, rather than being unable to write anything just now."""
+    state = getattr(error.orig, "sqlstate", None)
+    return isinstance(error, DataError) if state is None else state[:2] in ("22", "23") or state == "54000"
 
 
 def told(error: BaseException) -> str:

@@ -57,6 +57,27 @@ def _change(
         return len(found)
 
 
+def let_go_parked(engine: Engine) -> int:
+    """Let rows go that wait for a route which is held no more: they were parked while it was let go."""
+    with engine.begin() as conn:
+        return conn.exec_driver_sql(
+            f"""with recursive parked as (
+                (select route from interactions where state = 'pending' and due_at = 'infinity'
+                 order by route limit 1)
+                union all
+                select (select i.route from interactions i where i.state = 'pending' and i.due_at = 'infinity'
+                        and i.route > parked.route order by i.route limit 1)
+                from parked where parked.route is not null
+            )
+            update interactions set due_at = now(), updated_at = clock_timestamp()
+            where id = any (array(
+                select i.id from parked p join interactions i on i.route = p.route
+                where i.state = 'pending' and i.due_at = 'infinity'
+                  and not exists (select from routes r where r.route = p.route and r.held_at is not null)
+                limit {BATCH} for update of i skip locked))"""
+        ).rowcount
+
+
 def lose_calls(engine: Engine, after: float) -> int:
     """Call those invocations lost whose worker was not heard of again; a late settle still counts."""
     with engine.begin() as conn:

@@ -15,8 +15,14 @@ SLOT_AHEAD = 2.0
 """Seconds that a delivery waits for its turn under a rate; past it, it leaves: the tick is not slower."""
 
 LEAST_RATE = 1.0
-RATE_STEP = 0.01
+RATE_GROWTH = 1.02
+"""What each accepted call multiplies a learned rate by."""
+
 FREE_RATE = 100.0
+"""Calls per second past which a learned rate no longer binds."""
+
+RATE = "case when slowed_at > now() - interval '10 minutes' then rate end"
+"""The rate that a 429 taught; after ten minutes without another it is forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +53,8 @@ def enter(conn: Connection, *, lease: float, limit: float | None) -> Passage | N
         limit: calls per second allowed by the operator.
     """
     row = conn.exec_driver_sql(
-        """select epoch, failures > 0 as ailing, rate, nextval('turns') as turn,
+        f"""select epoch, failures > 0 as ailing, nextval('turns') as turn,
+            {RATE} as rate,
             paused_at is not null or coalesce(closed_until > now(), false) as shut from gate"""
     ).one()
     if row.shut or (row.ailing and not _take_probe(conn, lease)):
@@ -130,7 +137,7 @@ def close(
 def slow_down(conn: Connection, epoch: int) -> None:
     """Learn from a 429: half the calls per second that led to it, never below one."""
     conn.exec_driver_sql(
-        """update gate set rate = greatest(%(least)s, coalesce(rate, (
+        f"""update gate set slowed_at = now(), rate = greatest(%(least)s, coalesce({RATE}, (
             select count(*) from (select started_at from invocations order by id desc limit 1000) i
             where started_at > now() - interval '1 second'
         )) / 2.0) where epoch = %(epoch)s""",
@@ -145,9 +152,9 @@ def mend(conn: Connection, passage: Passage, limit: float | None) -> None:
     """
     conn.exec_driver_sql(
         """update gate set failures = 0, closed_until = null, reason = null, message = null,
-            probe_until = null, rate = case when rate + %(step)s < %(free)s then rate + %(step)s end
+            probe_until = null, rate = case when rate * %(growth)s < %(free)s then rate * %(growth)s end
         where epoch = %(epoch)s""",
-        {"epoch": passage.epoch, "step": RATE_STEP, "free": limit or FREE_RATE},
+        {"epoch": passage.epoch, "growth": RATE_GROWTH, "free": limit or FREE_RATE},
     )
 
 
@@ -163,7 +170,8 @@ def resume(conn: Connection) -> None:
     """Take the pause back, and let a probe go at once; only what the API asked for still has to pass."""
     conn.exec_driver_sql(
         """update gate set paused_at = null, pause_reason = null, closed_until =
-            case when reason = 'throttled' then closed_until else least(closed_until, now()) end"""
+            case when reason = 'throttled' or closed_until is null then closed_until
+                 else least(closed_until, now()) end"""
     )
 
 
@@ -188,7 +196,8 @@ class Reading:
 
 def read(conn: Connection) -> Reading:
     """Read the valve."""
-    row: Any = conn.exec_driver_sql("select * from gate").one()
+    row: Any = conn.exec_driver_sql(f"select *, {RATE} as learned from gate").one()
     if row.paused_at is not None:
-        return Reading(False, "paused", row.pause_reason, None, row.rate)
-    return Reading(row.failures == 0, row.reason, row.message, row.closed_until, row.rate)
+        return Reading(False, "paused", row.pause_reason, None, row.learned)
+    closed = row.failures > 0
+    return Reading(not closed, row.reason, row.message, row.closed_until if closed else None, row.learned)

@@ -11,10 +11,11 @@ import msgspec
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
+from worker.domain.job import printable
 from worker.domain.lifecycle import FINAL, Interaction, State
 from worker.domain.meeting import LEAVES_NO_MARK, Ask, Family, Met, Verdict, meet
 from worker.store import rows
-from worker.store.database import as_json, patiently
+from worker.store.database import PATIENCE, as_json, patiently
 from worker.store.rows import ENDED_ROW, OPEN_ROW
 
 ROUNDS = 50
@@ -97,6 +98,8 @@ def _meet(family: Family, ask: Ask, known: Known) -> Met:
     if was == (externalid, action):
         # a requestid of our own making can only be here because this very batch was recorded a moment ago
         return Met(Verdict.REPEATED if ask.known else Verdict.OPENED)
+    if was == (externalid, _HOLD) and ask.requestid not in family.by_dispatch:
+        raise _TakenError  # a release that waits for this dispatch was recorded just now
     if was is not None and was != (externalid, _HOLD):
         return Met(Verdict.REJECTED, None, "requestid: belongs to another job already; take a fresh one")
     named = ask.job.dispatch_requestid
@@ -124,7 +127,8 @@ def _known(conn: Connection, asks: Sequence[Ask]) -> Known:
         """with asked as materialized (
             select distinct value as requestid from jsonb_array_elements_text(%(ids)s::jsonb))
         select a.requestid, x.externalid, x.action from asked a cross join lateral (
-            (select externalid, case state when 'awaiting_dispatch' then 'hold' else 'dispatch' end as action
+            (select externalid, case when state in ('awaiting_dispatch', 'orphaned') then 'hold' else 'dispatch' end
+                as action
              from interactions where dispatch_requestid = a.requestid limit 1)
             union all
             (select externalid, 'release' from interactions where release_requestid = a.requestid limit 1)
@@ -205,15 +209,18 @@ def keep_receipts(conn: Connection, receipts: Sequence[tuple[str, str, str]]) ->
     return landed == len(receipts)
 
 
-def reject(engine: Engine, door: str, rejections: Sequence[Rejection]) -> None:
-    """Keep jobs that can't be recorded, whole, where an operator can see them."""
+def reject(engine: Engine, door: str, rejections: Sequence[Rejection], *, seconds: float = PATIENCE) -> None:
+    """Keep jobs that can't be recorded, whole, where an operator can see them; waits so long for the database."""
     if rejections:
-        patiently(lambda: _reject(engine, door, rejections))
+        patiently(lambda: _reject(engine, door, rejections), seconds=seconds)
 
 
 def _reject(engine: Engine, door: str, rejections: Sequence[Rejection]) -> None:
     with engine.begin() as conn:
         conn.exec_driver_sql(
             "insert into rejections (door, place, reason, job) values (%(door)s, %(place)s, %(reason)s, %(job)s)",
-            [{"door": door, "place": r.place, "reason": r.reason, "job": r.job} for r in rejections],
+            [
+                {"door": door, "place": printable(r.place), "reason": printable(r.reason), "job": r.job}
+                for r in rejections
+            ],
         )

@@ -6,11 +6,12 @@ from typing import Any
 from uuid import uuid4
 
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import IntegrityError
 
 from worker.domain import lifecycle as life
 from worker.store import rows
 from worker.store.database import as_json
-from worker.store.record import keep_receipts
+from worker.store.record import ROUNDS, UNIQUE_VIOLATION, CrowdedError, keep_receipts
 from worker.store.rows import ENDED_ROW, OPEN_ROW
 
 BATCH = 1000
@@ -49,32 +50,54 @@ def count(conn: Connection, which: Which) -> int:
 
 
 def retry(engine: Engine, which: Which) -> int:
-    """Try the rows again; returns how many. Killed in between, those of the committed batches are under way."""
-    total = 0
-    while done := _batch(engine, which):
+    """Try the rows again; returns how many. Killed in between, those of the committed batches are under way.
+
+    By id, upwards: what is refused once more while this goes on is not taken up again.
+    """
+    total = after = 0
+    while True:
+        done, after = _attempt(engine, which, after)
+        if not after:
+            return total
         total += done
-    return total
 
 
-def _batch(engine: Engine, which: Which) -> int:
+def _attempt(engine: Engine, which: Which, after: int) -> tuple[int, int]:
+    """Retry a batch; should a new lifecycle take an externalid at this very moment, look again."""
+    for _ in range(ROUNDS):
+        try:
+            return _batch(engine, which, after)
+        except IntegrityError as error:
+            if getattr(error.orig, "sqlstate", None) != UNIQUE_VIOLATION:
+                raise
+    raise CrowdedError("others keep opening new lifecycles of the same externalids: try again later")
+
+
+def _batch(engine: Engine, which: Which, after: int) -> tuple[int, int]:
+    """Retry the next rows past an id; how many, and the last one's id, 0 past the end."""
     where, params = which.where()
     with engine.begin() as conn:
         found = rows.lock(
             conn,
-            f"select i.id from interactions i where {where} order by i.id limit {BATCH}",
-            params,
+            f"select i.id from interactions i where {where} and i.id > %(after)s order by i.id limit {BATCH}",
+            {**params, "after": after},
             request=True,
         )
+        last = max((row.id or 0 for row in found), default=0)
         found = [row for row in found if row.state == which.state]
         replaced = [(life.retry(row, str(uuid4())), row) for row in found]
         rows.update(conn, found)
         keep_receipts(conn, [(old, row.externalid, row.action) for old, row in replaced if old is not None])
         rows.remark(conn, [(row.id or 0, "retried", "by an operator") for row in found])
-        return len(found)
+        return len(found), last
 
 
 def let_go(conn: Connection, route: str) -> int | None:
-    """Let a held route's rows go; returns how many, or None where the route is not held."""
+    """Let a held route's rows go; returns how many, or None where the route is not held.
+
+    A row that is just being parked by somebody who still saw the route held is let go by the next sweep.
+    """
+    conn.exec_driver_sql("set local statement_timeout = 0")
     held = conn.exec_driver_sql(
         "delete from routes where route = %(route)s and held_at is not null", {"route": route}
     ).rowcount

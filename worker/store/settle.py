@@ -32,6 +32,9 @@ from worker.store.database import as_json, patiently
 from worker.store.gate import Passage
 from worker.store.rows import OPEN_ROW
 
+LATELY = 600.0
+"""Seconds in which an accepted call shows that the address and the account are right."""
+
 RECENT = 1000
 """How many calls back the question is answered whether others succeed."""
 
@@ -115,14 +118,19 @@ def _circumstances(
         size=len(claim.rows),
         give_up_after=bounds.give_up_after,
         wait=backoff(attempts, random()),  # noqa: S311 -- jitter
-        others_succeed=isinstance(outcome, Unknown) and _others_succeed(conn, found),
+        others_succeed=_others_succeed(conn, found, outcome),
         held_routes=held,
         taken=_taken(conn, found) if isinstance(outcome, Accepted) else frozenset(),
     )
 
 
-def _others_succeed(conn: Connection, found: Sequence[Interaction]) -> bool:
-    longest = max((row.sent_for or 0 for row in found), default=0)
+def _others_succeed(conn: Connection, found: Sequence[Interaction], outcome: Outcome) -> bool:
+    if isinstance(outcome, Unknown):
+        longest = max((row.sent_for or 0 for row in found), default=0)
+    elif isinstance(outcome, Misdirected | Forbidden):
+        longest = LATELY
+    else:
+        return False
     return _accepted_within(conn, "now() - make_interval(secs => %(since)s)", {"since": longest})
 
 
@@ -216,11 +224,15 @@ def _hold_route(conn: Connection, passage: Passage) -> None:
 
 
 def park(conn: Connection, route: str) -> None:
-    """Let a held route's rows wait for ever; those in flight are left to their settle."""
+    """Let a held route's rows wait for ever; those in flight are left to their settle.
+
+    A row whose release is remembered goes on: that release must not wait for the operator too.
+    """
+    conn.exec_driver_sql("set local statement_timeout = 0")
     conn.exec_driver_sql(
         """update interactions set due_at = 'infinity', updated_at = clock_timestamp() where id in (
             select id from interactions where state = 'pending' and call is null and route = %(route)s
-              and due_at < 'infinity' order by id for update skip locked)""",
+              and due_at < 'infinity' and release_requestid is null order by id for update skip locked)""",
         {"route": route},
     )
 

@@ -126,6 +126,7 @@ gate = Table(
     Column("failures", Integer, nullable=False),
     Column("probe_until", _time),
     Column("rate", Double),
+    Column("slowed_at", _time),
     Column("next_slot", _time),
 )
 

@@ -25,6 +25,7 @@ def sweep(engine: Engine, settings: Settings, wake: Callable[[], None]) -> dict[
 def _steps(engine: Engine, settings: Settings) -> Iterator[tuple[str, Callable[[], int]]]:
     yield "orphaned", lambda: expiry.expire_holds(engine)
     yield "given up", lambda: expiry.give_up_spent(engine, settings.give_up_after)
+    yield "let go", lambda: expiry.let_go_parked(engine)
     yield "lost calls", lambda: expiry.lose_calls(engine, settings.lease)
     ended_after = settings.assume_ended_after
     if ended_after is not None:

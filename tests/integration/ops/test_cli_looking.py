@@ -108,7 +108,7 @@ def test_stats_say_why_calls_are_not_made(vcc: Vcc, engine: Engine) -> None:
         conn.exec_driver_sql("update interactions set due_at = due_at - interval '1 hour',"
                              " updated_at = updated_at - interval '1 hour'")  # fmt: skip
         conn.exec_driver_sql("update gate set failures = 1, reason = 'throttled', message = 'slow down', rate = 2,"
-                             " closed_until = now() + interval '1 minute'")  # fmt: skip
+                             " slowed_at = now(), closed_until = now() + interval '1 minute'")  # fmt: skip
         conn.exec_driver_sql(
             "insert into routes (route, held_at, message) values ('R', now(), 'no such route')"
         )

@@ -353,3 +353,22 @@ def test_refusal_keeps_the_group_together(store: Store) -> None:
         "select distinct due_at, cap, due_at < now() - interval '15 minutes' as ahead from interactions"
     )
     assert [(row.cap, row.ahead) for row in due] == [(3, True)]
+
+
+def test_given_back_after_it_was_released(store: Store) -> None:
+    """A row that was released while it was claimed, and never sent, is cancelled when it is given back."""
+    store.record(dispatch())
+    claimed = store.claim()
+    assert store.verdicts(release()) == ["remembered"]
+    with store.engine.begin() as conn:
+        give_back(conn, claimed.call, [row.id for row in claimed.rows])
+    assert store.states() == ["cancelled"]
+
+
+def test_somebody_elses_lock_hides_nobody_else(store: Store) -> None:
+    """A row that is locked for long leaves the other providers' rows to be claimed."""
+    store.record(dispatch("locked", provider="A"))
+    store.record(*(dispatch(f"e{i}", provider="B") for i in range(3)))
+    with store.engine.begin() as conn:
+        conn.exec_driver_sql("select from interactions where externalid = 'locked' for update")
+        assert len(store.claim().rows) == 3

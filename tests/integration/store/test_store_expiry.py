@@ -30,7 +30,17 @@ def test_quiet_night(store: Store) -> None:
     """Where nothing is due the sweep wakes nobody and changes nothing."""
     store.record(dispatch(), release("other"))
     store.deliver()
-    assert swept(store) == ({"orphaned": 0, "given up": 0, "lost calls": 0}, 0)
+    assert swept(store) == ({"orphaned": 0, "given up": 0, "let go": 0, "lost calls": 0}, 0)
+
+
+def test_parked_rows_of_a_route_held_no_more(store: Store) -> None:
+    """Rows parked while their route was let go are let go by the next sweep; those of a held route stay."""
+    store.record(*(dispatch(f"{route}{i}", route=route) for route in ("Gone", "Held") for i in range(3)))
+    store.run("update interactions set due_at = 'infinity'")
+    store.run("insert into routes (route, held_at) values ('Held', now())")
+    assert swept(store)[0]["let go"] == 3
+    due = store.all("select route, due_at <= now() from interactions order by id")
+    assert due == [("Gone", True)] * 3 + [("Held", False)] * 3
 
 
 def test_what_is_due_is_woken(store: Store) -> None:

@@ -186,12 +186,32 @@ def test_rate_is_learned_and_recovers(store: Store) -> None:
     assert read(store).rate == 6.5
     wait(store)
     unhappy(store, Accepted, store.passage())
-    assert read(store).rate == pytest.approx(6.51)
-    store.run("update gate set rate = 99.995")
+    assert read(store).rate == pytest.approx(6.63)
+    store.run("update gate set rate = 99.5")
     passage = store.passage()
     assert passage.ailing
     unhappy(store, Accepted, passage)
     assert read(store).rate is None
+
+
+def test_rate_is_forgotten(store: Store) -> None:
+    """Ten minutes after the last 429 the rate that it taught no longer binds, nor does it count for the next one."""
+    unhappy(store, Throttled)
+    assert read(store).rate == 1
+    store.run("update gate set rate = 7, slowed_at = now() - interval '11 minutes'")
+    assert read(store).rate is None
+    wait(store)
+    unhappy(store, Throttled, store.passage())
+    assert read(store).rate == 1
+
+
+def test_resume_of_a_healthy_valve(store: Store) -> None:
+    """Resuming what is open anyway leaves no time behind at which it would open."""
+    with store.engine.begin() as conn:
+        gate.pause(conn, "x")
+        gate.resume(conn)
+    found = read(store)
+    assert (found.open, found.opens_at, found.reason) == (True, None, None)
 
 
 def test_rate_never_falls_below_one(store: Store) -> None:
@@ -212,7 +232,7 @@ def test_turns_under_a_rate(store: Store) -> None:
 
 def test_slower_of_two_rates(store: Store) -> None:
     """Of the operator's rate and the learned one the lower counts."""
-    store.run("update gate set rate = 1")
+    store.run("update gate set rate = 1, slowed_at = now()")
     store.enter(limit=50.0)
     later = store.enter(limit=50.0)
     assert later is not None

@@ -447,3 +447,25 @@ def test_release_that_was_overtaken(store: Store) -> None:
 def blocked(store: Store) -> bool:
     """Tell whether somebody waits for a lock."""
     return bool(store.one("select count(*) from pg_stat_activity where wait_event_type = 'Lock'"))
+
+
+def test_dispatch_after_its_hold_expired(store: Store) -> None:
+    """A dispatch whose release came first and was given up is not sent, and the timeline says so."""
+    store.record(release(dispatch_requestid="late"))
+    store.run("update interactions set state = 'orphaned', due_at = null")
+    late = dispatch(requestid="late")
+    assert store.verdicts(late) == ["nothing"]
+    assert store.verdicts(late) == ["repeated"]
+    [(event, detail)] = store.all("select event, detail from events")
+    assert (event, "grace period is over" in detail) == ("nothing", True)
+    assert store.states() == ["orphaned"]
+
+
+def test_release_of_a_parked_row_that_vcc_may_hold(store: Store) -> None:
+    """A release does not wait for the operator who holds the route of its dispatch."""
+    store.record(dispatch())
+    store.deliver()
+    store.run("insert into routes (route, held_at) values ('R', now())")
+    store.record(dispatch(again=True))
+    assert store.verdicts(release()) == ["remembered"]
+    assert store.one("select due_at <= now() from interactions where state = 'pending'")

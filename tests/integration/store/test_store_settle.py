@@ -8,6 +8,7 @@ from tests.factories import Store, dispatch, release, together
 from worker.domain.outcome import (
     Accepted,
     Forbidden,
+    Misdirected,
     NotSent,
     Outcome,
     Refused,
@@ -329,6 +330,7 @@ def test_forbidden_closes_its_provider_only(store: Store) -> None:
     store.deliver(Forbidden)
     assert 58 <= store.one(seconds) <= 60
     store.run("update providers set closed_until = now()")
+    store.make_due()
     store.deliver()
     assert store.one("select count(*) from providers") == 0
     assert store.one("select failures from gate") == 0
@@ -345,3 +347,21 @@ def test_pruned_row_is_no_obstacle(store: Store) -> None:
     store.run("delete from interactions")
     store.settle(claimed, Refused)
     assert [o for (o,) in store.all("select outcome from invocations order by id")] == ["accepted", "refused"]
+
+
+@pytest.mark.parametrize("kind", [Misdirected, Forbidden])
+def test_one_odd_row_does_not_hold_up_the_rest(store: Store, kind: type[Outcome]) -> None:
+    """While others are taken, rows answered 403 or 404 are halved, and one alone waits; none of them fails."""
+    store.record(dispatch("taken"))
+    store.deliver()
+    store.record(*(dispatch(f"e{i}") for i in range(4)))
+    store.deliver(kind)
+    assert store.all("select distinct cap, due_at < now() from interactions where state = 'pending'") == [
+        (2, True)
+    ]
+    store.run("delete from interactions where externalid <> 'e0'")
+    store.run("update gate set closed_until = null, failures = 0")
+    store.run("delete from providers")
+    store.deliver(kind)
+    row = store.row("e0")
+    assert (row.state, row.attempts, row.is_due) == ("pending", 1, False)

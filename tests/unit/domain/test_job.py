@@ -283,3 +283,17 @@ def test_size_is_what_goes_over_the_wire(extra: dict[str, str], externalid: str)
         return
     wire = interaction("dispatch", "r", job.externalid, job.route, job.request())
     assert len(msgspec.json.encode({"requests": [wire]})) == size(wire) + envelope("")
+
+
+@pytest.mark.parametrize(("depth", "taken"), [(32, True), (33, False), (900, False)])
+def test_depth_of_extra_is_bounded(depth: int, taken: bool) -> None:
+    """What is nested deeper than any stack can be sure to read is refused."""
+    extra: Any = {"x": 1}
+    for _ in range(depth - 1):
+        extra = {"x": extra}
+    job = {"externalid": "e", "route": "R", "extra": extra}
+    if taken:
+        assert parse(job).extra == extra
+    else:
+        with pytest.raises(JobError, match=r"^extra: is nested deeper"):
+            parse(job)
