@@ -339,7 +339,8 @@ def test_cost_of_a_claim_is_that_of_what_it_takes(store: Store) -> None:
     assert not [node for node in scans if node["Node Type"] == "Seq Scan"]
     lanes = [node["Actual Rows"] for node in scans if node.get("Index Name") == "interactions_due"]
     assert sorted(lanes)[-2:] == [100, 300]
-    assert finding <= 1.5 * finding_alone
+    # on a page that autovacuum has marked all visible, a lock looks into the visibility map too: twice the buffers
+    assert finding <= 2.5 * finding_alone
     # more rows make the indexes deeper, which every row that is written feels
     assert whole <= 2 * alone
 
