@@ -141,7 +141,7 @@ def parse(
         raise JobError("job: holds characters that are not valid Unicode (unpaired surrogates)") from None
     except (RecursionError, OverflowError, TypeError, ValueError) as error:
         raise JobError(f"job: can't be written as JSON: {type(error).__name__}") from None
-    _check(job, routes, requestid)
+    _check(job, routes, requestid, len(encoded))
     return job
 
 
@@ -170,16 +170,18 @@ def envelope(provider: str) -> int:
     return ENVELOPE + (len(b'"provider":,') + len(msgspec.json.encode(provider)) if provider else 0)
 
 
-def _check(job: Job, routes: frozenset[str], requestid: str) -> None:
-    for name in ("externalid", "requestid", "route", "provider", "dispatch_requestid"):
-        length = len((getattr(job, name) or "").encode())
-        bound = 1024 if name == "externalid" else 256
-        if length > bound:
-            raise JobError(f"{name}: is {length} bytes long; allowed are {bound}")
+_BOUNDS = {"externalid": 1024, "requestid": 256, "route": 256, "provider": 256, "dispatch_requestid": 256}
+
+
+def _check(job: Job, routes: frozenset[str], requestid: str, encoded: int) -> None:
+    for name, bound in _BOUNDS.items():
+        value = getattr(job, name)
+        if value and not value.isascii() and len(value.encode()) > bound:  # characters are counted already
+            raise JobError(f"{name}: is {len(value.encode())} bytes long; allowed are {bound}")
     if job.action == "release":
         _check_release(job)
     else:
-        _check_dispatch(job, routes, job.requestid or requestid)
+        _check_dispatch(job, routes, job.requestid or requestid, encoded)
 
 
 def _check_release(job: Job) -> None:
@@ -188,21 +190,28 @@ def _check_release(job: Job) -> None:
             raise JobError(f"{name}: does not belong on a release, which takes externalid and requestid")
 
 
-def _check_dispatch(job: Job, routes: frozenset[str], requestid: str) -> None:
+def _check_dispatch(job: Job, routes: frozenset[str], requestid: str, encoded: int) -> None:
     if job.route is None:
         raise JobError("route: is missing; a dispatch needs the named route")
     if routes and job.route not in routes:
         raise JobError(f"route: {job.route!r} is not one of those in VCC_ROUTES")
     if job.dispatch_requestid is not None:
         raise JobError("dispatch_requestid: belongs on a release only")
-    if _depth_over(job.extra, DEPTH):
-        raise JobError(f"extra: is nested deeper than {DEPTH} levels")
-    if taken := sorted(_NAMES & (job.extra or {}).keys()):
-        raise JobError(f"extra.{taken[0]}: is a field of the job itself; extra is for other members")
+    if job.extra:
+        _check_extra(job.extra)
+    if encoded < LIMIT // 2:  # what goes on the wire is a job's own members, and little more
+        return
     wire = interaction("dispatch", requestid, job.externalid, job.route, job.request())
     whole = size(wire) + envelope(job.provider or "")
     if whole > LIMIT:
         raise JobError(f"job: is {whole} bytes on the wire; the API takes {LIMIT} in one call")
+
+
+def _check_extra(extra: dict[str, Any]) -> None:
+    if _depth_over(extra, DEPTH):
+        raise JobError(f"extra: is nested deeper than {DEPTH} levels")
+    if taken := sorted(_NAMES & extra.keys()):
+        raise JobError(f"extra.{taken[0]}: is a field of the job itself; extra is for other members")
 
 
 def _field_first(message: str) -> str:
