@@ -53,6 +53,8 @@ beat_scheduler = "celery.beat:Scheduler"
 beat_max_loop_interval = 1
 beat_schedule = {
     # no pile of ticks after an outage
+    # for jobs that no worker's own reader takes in; where one does, it has nothing to do
+    "intake": {"task": "vcc.intake", "schedule": 2.0, "options": {"expires": 2}},
     "sweep": {"task": "vcc.sweep", "schedule": 2.0, "options": {"expires": 2}},
     "prune": {"task": "vcc.prune", "schedule": 3600.0, "options": {"expires": 3600}},
 }

@@ -20,7 +20,7 @@ from worker.vonage.invoke import Api
 
 T = TypeVar("T")
 
-app = Celery("vcc", include=["worker.tasks"])
+app = Celery("vcc", include=["worker.tasks", "worker.readers"])
 app.config_from_object("celeryconfig")
 
 stopping = threading.Event()
@@ -67,7 +67,7 @@ def api() -> Api:
 @per_process
 def redis_client() -> "redis.Redis":
     """The process's connection to Redis, for what is no Celery message."""
-    return redis.Redis.from_url(config().redis(), socket_timeout=5, socket_connect_timeout=5)
+    return redis.Redis.from_url(config().redis(), socket_timeout=5, socket_connect_timeout=5, protocol=2)
 
 
 @signals.worker_process_init.connect

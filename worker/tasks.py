@@ -13,28 +13,31 @@ from typing import Any
 
 from kombu.exceptions import OperationalError as BrokerError
 from redis.exceptions import RedisError
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
 
 from worker import app as process
+from worker import discreet
 from worker.app import app
-from worker.delivery.deliver import Bench, deliver
-from worker.discreet import Door, Task, message_id
+from worker.delivery.deliver import SLICE, Bench, deliver
+from worker.discreet import Task, message_id
 from worker.domain.meeting import Verdict
+from worker.intake.inbox import Inbox
+from worker.intake.reader import Door, Onward, Reader
 from worker.intake.record import Incoming, take_in
+from worker.intake.stream import Stream
 from worker.settings import SettingsError
 from worker.store.database import told
 from worker.store.prune import prune
+from worker.store.record import CrowdedError
 from worker.upkeep.sweep import sweep
 
 log = logging.getLogger(__name__)
 
-SLICE = 0.5
-"""Seconds after which a delivery makes way, so that a pool full of deliveries takes jobs in all the same."""
-
 WAKE_KEY = "vcc:wake"
 WAKE_SECONDS = 2
 
-DOOR = {"base": Door, "bind": True, "acks_late": True, "reject_on_worker_lost": True}
+DOOR = {"base": discreet.Door, "bind": True, "acks_late": True, "reject_on_worker_lost": True}
 
 
 def wake() -> None:
@@ -122,11 +125,33 @@ def calmly(work: Callable[[], None]) -> Callable[[], None]:
     def calm() -> None:
         try:
             work()
-        except (DBAPIError, SettingsError) as error:
+        except (SQLAlchemyError, RedisError, CrowdedError, SettingsError) as error:
             reason = str(error) if isinstance(error, SettingsError) else told(error)
             log.error("%s: %s; the next tick tries again", work.__name__, reason)
 
     return calm
+
+
+_OPEN: dict[str, Callable[[Connection], Door]] = {
+    "stream": lambda _: Stream(process.redis_client()),
+    "inbox": Inbox,
+}
+
+
+def reader(name: str, onward: Onward) -> Reader:
+    """Make a reader of the stream or the inbox."""
+    return Reader(process.engine(), process.config(), name, _OPEN[name], onward)
+
+
+@app.task(name="vcc.intake", base=Task)
+@calmly
+def intake() -> None:
+    """Drain the stream and the inbox, each unless a worker's reader is at it."""
+    end = time.monotonic() + SLICE
+    for name in _OPEN:
+        reader(name, Onward(None, lambda _: wake())).run(
+            lambda: time.monotonic() < end and not process.stopping.is_set(), waits=False
+        )
 
 
 @app.task(name="vcc.deliver", base=Task)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import count
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from worker.delivery.pack import pack
 from worker.domain.job import LIMIT, envelope
@@ -23,6 +23,9 @@ from worker.store.settle import Bounds, settle
 from worker.vonage.invoke import Api
 
 log = logging.getLogger(__name__)
+
+SLICE = 0.5
+"""Seconds after which a delivery makes way, so that threads full of deliveries take jobs in all the same."""
 
 LOUD = (Unauthorised, Forbidden, Misdirected)
 """Outcomes that need a person."""
@@ -67,12 +70,31 @@ def deliver_once(bench: Bench) -> bool:
         return False
     since = time.monotonic()
     claimed = _claim(bench, passage)
-    if claimed is None:
-        return False
-    if claimed.full and not passage.probe:
+    return claimed is not None and carry(bench, Load(passage, claimed, since))
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Rows in flight, their claim committed.
+
+    Attributes:
+        passage: how the valve was passed.
+        claim: the rows.
+        since: when they were claimed, by the monotonic clock.
+    """
+
+    passage: Passage
+    claim: Claim
+    since: float
+
+
+def carry(bench: Bench, load: Load) -> bool:
+    """Send what was claimed and settle it; whether it is worth going on."""
+    passage = load.passage
+    if load.claim.full and not passage.probe:
         bench.wake()  # before the call, so that the helper works while this one waits
-    body, claimed = _pack(bench, claimed)
-    if not _may_send(bench, passage, since):
+    body, claimed = _pack(bench, load.claim)
+    if not _may_send(bench, passage, load.since):
         _give_back(bench, claimed, passage)
         return False
     outcome = bench.api.invoke(body)
@@ -90,20 +112,24 @@ def _enter(bench: Bench) -> Passage | None:
 
 
 def _claim(bench: Bench, passage: Passage) -> Claim | None:
-    settings = bench.settings
     with bench.engine.begin() as conn:
-        claimed = claim(
-            conn,
-            limit=settings.max_requests,
-            budget=LIMIT - envelope(""),
-            lease=settings.lease,
-            give_up_after=settings.give_up_after,
-            turn=passage.turn,
-            probe=passage.probe,
-        )
+        claimed = claim_for(bench.settings, conn, passage)
         if claimed is None and passage.probe:
             gate.leave(conn)
     return claimed
+
+
+def claim_for(settings: Settings, conn: Connection, passage: Passage) -> Claim | None:
+    """Claim what one call takes; the transaction is to be committed before anything is sent."""
+    return claim(
+        conn,
+        limit=settings.max_requests,
+        budget=LIMIT - envelope(""),
+        lease=settings.lease,
+        give_up_after=settings.give_up_after,
+        turn=passage.turn,
+        probe=passage.probe,
+    )
 
 
 def _pack(bench: Bench, claimed: Claim) -> tuple[bytes, Claim]:

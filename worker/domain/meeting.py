@@ -28,6 +28,9 @@ class Verdict(StrEnum):
     REJECTED = "rejected"  # can't be recorded
 
 
+DUE = frozenset((Verdict.OPENED, Verdict.RELEASING))
+"""Verdicts that leave something to be sent at once."""
+
 LEAVES_NO_MARK = frozenset((Verdict.DUPLICATE, Verdict.NOTHING))
 """Verdicts whose requestid stands in no row afterwards: a receipt keeps it."""
 

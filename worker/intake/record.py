@@ -1,22 +1,21 @@
 """Take jobs in: read, record, keep what can't be recorded. Every door ends here."""
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from worker.domain.job import Job, JobError, parse
-from worker.domain.meeting import Ask, Met, Verdict
+from worker.domain.meeting import DUE, Ask, Met, Verdict
 from worker.settings import Settings
-from worker.store.database import is_about_values, told
-from worker.store.record import Rejection, record, reject
+from worker.store.database import Where, is_about_values, told
+from worker.store.record import CrowdedError, Rejection, Then, record_then, reject
 
-DUE = frozenset((Verdict.OPENED, Verdict.RELEASING))
-"""Verdicts that leave something to be sent at once."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +26,13 @@ class Incoming:
         job: the job.
         requestid: it goes by this one where it names none itself.
         place: where it stood, for the rejection's record.
+        wrong: why it can't be a job at all.
     """
 
     job: bytes | dict[str, Any]
     requestid: str
     place: str = ""
+    wrong: str = ""
 
 
 @dataclass(slots=True)
@@ -41,10 +42,12 @@ class Taken:
     Attributes:
         verdicts: how many jobs came to what.
         details: each job's verdict and, where there is one, the sentence that goes with it.
+        then: what ``then`` came to, None where it was not called.
     """
 
     verdicts: Counter[Verdict] = field(default_factory=Counter)
     details: list[tuple[Verdict, str]] = field(default_factory=list)
+    then: Any = None
 
     @property
     def due(self) -> bool:
@@ -53,31 +56,34 @@ class Taken:
 
 
 def take_in(
-    engine: Engine,
+    where: Where,
     settings: Settings,
     door: str,
     batch: Sequence[Incoming],
     *,
     rules: str = "job",
     known: bool = True,
+    then: Then | None = None,
 ) -> Taken:
     """Record a batch of jobs; those that can't be recorded go whole into ``rejections``.
 
     Args:
-        engine: the database.
+        where: the database.
         settings: the routes that are allowed, the grace period.
         door: which one they came by, for the rejections' record.
         batch: the jobs in their order.
         rules: ``job``, ``import`` or ``force``, see ``Ask``.
         known: the requestids came from outside.
+        then: done in the transaction that records them, if something is to be sent at once.
 
     Raises:
         sqlalchemy.exc.DBAPIError: the database was away for too long; the same batch can be taken in again.
     """
     read = [_read(incoming, settings, rules, known) for incoming in batch]
     asks = [ask for ask in read if isinstance(ask, Ask)]
-    met = iter(_record(engine, asks, settings.release_grace))
-    taken = Taken()
+    found, extra = _record(where, asks, settings.release_grace, then)
+    met = iter(found)
+    taken = Taken(then=extra)
     rejections = []
     for incoming, ask in zip(batch, read, strict=True):
         verdict, detail = (Verdict.REJECTED, ask) if isinstance(ask, str) else _told(next(met))
@@ -85,20 +91,24 @@ def take_in(
         taken.details.append((verdict, detail))
         if verdict is Verdict.REJECTED:
             rejections.append(Rejection(raw(incoming.job), detail, incoming.place))
-    reject(engine, door, rejections)
+    reject(where, door, rejections)
     return taken
 
 
-def _record(engine: Engine, asks: Sequence[Ask], grace: float) -> list[Met]:
-    """Record the jobs; should the database refuse one that was let in here, that one alone is rejected."""
+def _record(where: Where, asks: Sequence[Ask], grace: float, then: Then | None) -> tuple[list[Met], Any]:
+    """Record the jobs; should one that was let in here turn out to be impossible, that one alone is rejected."""
     try:
-        return record(engine, asks, grace=grace)
-    except DBAPIError as error:
-        if not is_about_values(error):
+        return record_then(where, asks, grace, then)
+    except (SQLAlchemyError, CrowdedError) as error:
+        if not (isinstance(error, DBAPIError) and is_about_values(error)):
             raise
-        if len(asks) == 1:
-            return [Met(Verdict.REJECTED, None, f"job: the database refuses it ({told(error)})")]
-    return [met for ask in asks for met in _record(engine, [ask], grace)]
+        reason = f"job: the database refuses it ({told(error)})"
+    except Exception as error:  # what no rule foresaw must not keep the jobs behind it waiting for ever
+        reason = f"job: can't be recorded ({type(error).__name__})"
+    if len(asks) == 1:
+        log.error("rejected a job: %s", reason, extra={"action": "reject"})
+        return [Met(Verdict.REJECTED, None, reason)], None
+    return [met for ask in asks for met in _record(where, [ask], grace, None)[0]], None
 
 
 def _told(met: Met) -> tuple[Verdict, str]:
@@ -107,6 +117,8 @@ def _told(met: Met) -> tuple[Verdict, str]:
 
 def _read(incoming: Incoming, settings: Settings, rules: str, known: bool) -> Ask | str:
     """Read one job; a sentence that says what is wrong with it instead where it can't be."""
+    if incoming.wrong:
+        return incoming.wrong
     try:
         job: Job = parse(incoming.job, routes=settings.routes, requestid=incoming.requestid)
     except JobError as error:

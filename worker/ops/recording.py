@@ -8,8 +8,7 @@ import msgspec
 import typer
 
 from worker.domain.job import Job, parse
-from worker.domain.meeting import Ask, Met, Verdict
-from worker.intake.record import DUE
+from worker.domain.meeting import DUE, Ask, Met, Verdict
 from worker.ops.failures import CommandError
 from worker.ops.options import Kind
 from worker.ops.resources import Bell, opened

@@ -1,10 +1,11 @@
 """Connections: one engine a process, and what a failing database means."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, InterfaceError, OperationalError
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
@@ -12,6 +13,9 @@ from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 from worker.settings import SettingsError
 
 T = TypeVar("T")
+
+Where = Engine | Connection
+"""Where to write: a process's engine, or one connection whose end must also be the end of the writing."""
 
 PATIENCE = 45.0
 """Seconds that record and settle go on trying while Postgres is away."""
@@ -93,6 +97,22 @@ def told(error: BaseException) -> str:
     """Name a database error for a log: its kind and SQLSTATE, never its text, which may quote a row."""
     state = getattr(getattr(error, "orig", None), "sqlstate", None)
     return f"{type(error).__name__} {state}" if state else type(error).__name__
+
+
+@contextmanager
+def transaction(where: Where) -> Iterator[Connection]:
+    """Open a transaction, on a connection of the engine's or on this very one."""
+    if isinstance(where, Connection):
+        with where.begin():
+            yield where
+    else:
+        with where.begin() as conn:
+            yield conn
+
+
+def patience(where: Where, seconds: float = PATIENCE) -> float:
+    """How long to try again: not at all on one connection, for the next try would be made on another."""
+    return 0 if isinstance(where, Connection) else seconds
 
 
 def patiently(work: Callable[[], T], *, seconds: float = PATIENCE) -> T:

@@ -68,6 +68,17 @@ def enter(conn: Connection, *, lease: float, limit: float | None) -> Passage | N
     return Passage(row.epoch, row.ailing, wait, row.turn, row.ailing or row.rate is not None)
 
 
+def enter_freely(conn: Connection, limit: float | None) -> Passage | None:
+    """Pass a valve that asks for nothing: open, healthy and with no rate to keep. Nothing is written."""
+    if limit is not None:
+        return None
+    row = conn.exec_driver_sql(
+        f"""select epoch, nextval('turns') as turn from gate where failures = 0 and paused_at is null
+            and coalesce(closed_until <= now(), true) and ({RATE}) is null"""
+    ).one_or_none()
+    return None if row is None else Passage(row.epoch, False, 0.0, row.turn, False)
+
+
 def _take_probe(conn: Connection, lease: float) -> bool:
     return bool(
         conn.exec_driver_sql(

@@ -4,18 +4,19 @@ Killed at any line: nothing of the batch is recorded, or all of it (one transact
 the batch sends it again; jobs that were recorded are recognised by their requestid and change nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from worker.domain.job import printable
 from worker.domain.lifecycle import FINAL, Interaction, State
-from worker.domain.meeting import LEAVES_NO_MARK, Ask, Family, Met, Verdict, meet
+from worker.domain.meeting import DUE, LEAVES_NO_MARK, Ask, Family, Met, Verdict, meet
 from worker.store import rows
-from worker.store.database import PATIENCE, as_json, patiently
+from worker.store.database import PATIENCE, Where, as_json, patience, patiently, transaction
 from worker.store.rows import ENDED_ROW, OPEN_ROW
 
 ROUNDS = 50
@@ -38,11 +39,15 @@ class Rejection:
     place: str = ""
 
 
-def record(engine: Engine, asks: Sequence[Ask], *, grace: float) -> list[Met]:
+Then = Callable[[Connection], Any]
+"""What else is to be done in the recording transaction where it leaves something to be sent at once."""
+
+
+def record(where: Where, asks: Sequence[Ask], *, grace: float) -> list[Met]:
     """Record jobs in their order and say what each came to, in the same order.
 
     Args:
-        engine: the database.
+        where: the database.
         asks: the jobs, a few thousand at most.
         grace: seconds that a release waits for its dispatch.
 
@@ -50,14 +55,23 @@ def record(engine: Engine, asks: Sequence[Ask], *, grace: float) -> list[Met]:
         sqlalchemy.exc.DBAPIError: the database was away for longer than ``PATIENCE``; nothing is recorded, or
             all of it, and the same asks can be recorded again.
     """
-    return patiently(lambda: _rounds(engine, asks, grace)) if asks else []
+    return record_then(where, asks, grace, None)[0]
 
 
-def _rounds(engine: Engine, asks: Sequence[Ask], grace: float) -> list[Met]:
+def record_then(where: Where, asks: Sequence[Ask], grace: float, then: Then | None) -> tuple[list[Met], Any]:
+    """Record as ``record`` does, and do something more in the same transaction; what that came to, else None."""
+    if not asks:
+        return [], None
+    return patiently(lambda: _rounds(where, asks, grace, then), seconds=patience(where))
+
+
+def _rounds(where: Where, asks: Sequence[Ask], grace: float, then: Then | None) -> tuple[list[Met], Any]:
     for _ in range(ROUNDS):
         try:
-            with engine.begin() as conn:
-                return _once(conn, asks, grace)
+            with transaction(where) as conn:
+                met = _once(conn, asks, grace)
+                due = any(m.verdict in DUE for m in met)
+                return met, then(conn) if then and due else None
         except _TakenError:
             continue
         except IntegrityError as error:
@@ -209,14 +223,14 @@ def keep_receipts(conn: Connection, receipts: Sequence[tuple[str, str, str]]) ->
     return landed == len(receipts)
 
 
-def reject(engine: Engine, door: str, rejections: Sequence[Rejection], *, seconds: float = PATIENCE) -> None:
+def reject(where: Where, door: str, rejections: Sequence[Rejection], *, seconds: float = PATIENCE) -> None:
     """Keep jobs that can't be recorded, whole, where an operator can see them; waits so long for the database."""
     if rejections:
-        patiently(lambda: _reject(engine, door, rejections), seconds=seconds)
+        patiently(lambda: _reject(where, door, rejections), seconds=patience(where, seconds))
 
 
-def _reject(engine: Engine, door: str, rejections: Sequence[Rejection]) -> None:
-    with engine.begin() as conn:
+def _reject(where: Where, door: str, rejections: Sequence[Rejection]) -> None:
+    with transaction(where) as conn:
         conn.exec_driver_sql(
             "insert into rejections (door, place, reason, job) values (%(door)s, %(place)s, %(reason)s, %(job)s)",
             [

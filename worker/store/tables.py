@@ -113,6 +113,14 @@ rejections = Table(
     Column("job", LargeBinary, nullable=False),
 )
 
+inbox = Table(
+    "inbox",
+    metadata,
+    _id(),
+    Column("job", JSONB, nullable=False),
+    Column("created_at", _time, nullable=False),
+)
+
 gate = Table(
     "gate",
     metadata,

@@ -380,7 +380,7 @@ def test_database_that_is_away_rejects_nothing(store: Store, monkeypatch: pytest
         "create function away() returns trigger language plpgsql as $$ begin raise sqlstate '57P01'; end $$"
     )
     store.run("create trigger away before insert on interactions execute function away()")
-    monkeypatch.setattr("worker.store.record.patiently", lambda work: work())
+    monkeypatch.setattr("worker.store.record.patiently", lambda work, **_: work())
     with pytest.raises(DBAPIError):
         take(store, job("a"))
     assert store.one("select count(*) from rejections") == 0

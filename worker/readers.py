@@ -1,0 +1,90 @@
+"""A worker's readers: threads beside its pool that read the stream and the inbox, and send straight on.
+
+They run in the worker's main process, whatever its pool, if it consumes the queue ``intake``. Each waits at its door
+itself (on Redis, on Postgres's notification), so that a raw ``XADD`` or ``INSERT`` is picked up at once.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from random import uniform
+from typing import Any
+
+from celery import bootsteps
+
+from worker import app as process
+from worker.app import app
+from worker.delivery.deliver import Bench
+from worker.delivery.straight import Sender
+from worker.intake.reader import SEATS, Onward
+from worker.store.database import told
+from worker.tasks import reader, wake
+
+log = logging.getLogger(__name__)
+
+AGAIN = 1.0
+"""Seconds until a reader asks again for a door's seat: what jobs wait when its holder has died."""
+
+
+class Pair:
+    """A door's reader and the sender beside it."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        bench = Bench(process.engine(), process.api(), process.config(), wake)
+        self._sender = Sender(bench, _go_on)
+        self._reader = reader(name, Onward(self._sender.claim, self._sender.offer))
+        self._threads = [_start(f"read-{name}", self._read), _start(f"send-{name}", self._sender.run)]
+
+    def _read(self) -> None:
+        failures = 0
+        while _go_on():
+            try:
+                self._reader.run(_go_on, waits=True)
+                failures = 0
+            except (
+                Exception
+            ) as error:  # whatever it was: the next try may find it gone, and somebody has to try
+                failures += 1
+                log.warning("%s: %s; tries again", self._name, told(error))
+            process.stopping.wait(AGAIN * uniform(1, 1 + min(failures, 4)))  # noqa: S311 -- not all at once
+
+    def stop(self, seconds: float) -> None:
+        """Wait for the batch and the call that are under way."""
+        reading, sending = self._threads
+        reading.join(seconds)
+        self._sender.close()
+        sending.join(seconds)
+
+
+def _go_on() -> bool:
+    return not process.stopping.is_set()
+
+
+def _start(name: str, run: Callable[[], None]) -> threading.Thread:
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    return thread
+
+
+class Readers(bootsteps.StartStopStep):
+    """The worker's step that starts them after its pool (so never before a fork), and stops them with it."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    def include_if(self, worker: Any) -> bool:
+        """Only where the worker takes jobs in at all."""
+        return "intake" in worker.app.amqp.queues.consume_from
+
+    def start(self, worker: Any) -> None:
+        """Start a pair for each door."""
+        self.pairs = [Pair(name) for name in SEATS]
+
+    def stop(self, worker: Any) -> None:
+        """Let them finish what is under way."""
+        process.stopping.set()
+        for pair in self.pairs:
+            pair.stop(process.config().lease)
+
+
+app.steps["worker"].add(Readers)

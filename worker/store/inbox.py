@@ -1,0 +1,44 @@
+"""The inbox: jobs that services insert in their own transactions, and the notification that wakes its reader."""
+
+from collections.abc import Sequence
+
+import psycopg
+from sqlalchemy import Connection
+from sqlalchemy.exc import OperationalError
+
+CHANNEL = "vcc_inbox"
+
+
+def read(conn: Connection, limit: int, budget: int) -> list[tuple[int, str]]:
+    """The oldest jobs that are there: their ids and their JSON; so many, of so many bytes, but always one.
+
+    In the order of their ids: of two that were committed one after the other, the second has the higher. One whose
+    transaction took longer comes when it is there.
+    """
+    found = conn.exec_driver_sql(
+        """with page as materialized (select id, job::text as job from inbox order by id limit %(limit)s)
+        select id, job from (
+            select id, job, sum(octet_length(job)) over (order by id) - octet_length(job) as before from page) p
+        where before <= %(budget)s order by id""",
+        {"limit": limit, "budget": budget},
+    )
+    return [(row.id, row.job) for row in found]
+
+
+def remove(conn: Connection, ids: Sequence[int]) -> None:
+    """Remove jobs that are recorded, or kept among the rejections."""
+    conn.exec_driver_sql("delete from inbox where id = any (%(ids)s::bigint[])", {"ids": list(ids)})
+
+
+def listen(conn: Connection) -> None:
+    """Let this connection be notified from now on."""
+    conn.exec_driver_sql(f"listen {CHANNEL}")
+
+
+def wait(conn: Connection, seconds: float) -> bool:
+    """Wait for a notification, so long at most; the connection must not be in a transaction."""
+    driver: psycopg.Connection = conn.connection.driver_connection  # type: ignore[assignment]
+    try:
+        return bool(list(driver.notifies(timeout=seconds, stop_after=1)))
+    except psycopg.Error as error:
+        raise OperationalError(None, None, error) from None

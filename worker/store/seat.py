@@ -1,0 +1,68 @@
+"""A reader's seat: whoever has it is the only one that reads a door, so that jobs keep their order.
+
+It is a Postgres advisory lock, held by a connection and given up with it, whatever ends that: the process's death,
+the network, or Postgres, which ends one not heard of for ``SILENCE``. Its holder records on that very connection, so
+one that lost it without knowing (frozen, cut off) can't record any more.
+"""
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+NAMESPACE = 0x564343  # "VCC": other users of the database may take advisory locks of their own
+SILENCE = 15
+"""Seconds after which Postgres gives up on a holder that says nothing."""
+
+
+class Seat:
+    """The right to be the only reader of a door.
+
+    Attributes:
+        conn: the connection that holds it, None while it is not held.
+    """
+
+    def __init__(self, engine: Engine, number: int) -> None:
+        self._engine = engine
+        self._number = number
+        self.conn: Connection | None = None
+
+    def take(self) -> Connection | None:
+        """Take it if it is free; the connection that holds it then."""
+        conn = self._engine.connect()
+        try:
+            taken = conn.exec_driver_sql(
+                "select pg_try_advisory_lock(%(space)s, %(number)s)",
+                {"space": NAMESPACE, "number": self._number},
+            ).scalar_one()
+            conn.commit()
+            if not taken:
+                conn.close()
+                return None
+            for name in ("idle_session_timeout", "idle_in_transaction_session_timeout"):
+                conn.exec_driver_sql(f"set {name} = '{SILENCE}s'")
+            conn.commit()
+        except BaseException:
+            _end(conn)
+            raise
+        self.conn = conn
+        return conn
+
+    def hold(self) -> None:
+        """Let Postgres hear of the holder; raises if the seat is lost."""
+        if self.conn is not None:
+            self.conn.exec_driver_sql("select 1")
+            self.conn.commit()
+
+    def leave(self) -> None:
+        """Give it up, and its connection with it."""
+        conn, self.conn = self.conn, None
+        if conn is not None:
+            _end(conn)
+
+
+def _end(conn: Connection) -> None:
+    """End the connection for good, rather than give it back with a lock on it."""
+    try:
+        conn.invalidate()
+        conn.close()
+    except SQLAlchemyError:
+        pass  # it is over either way
