@@ -47,6 +47,11 @@ CHUNK = 500
 
 CHUNK_BYTES = 10 * LIMIT
 
+MOST_THREADS = 10_000
+"""Connections at most: a thread that sends has one."""
+
+FULL_MEMORY = "Redis is out of memory: let workers take jobs in, or give it more"
+
 # Length and entry in one step: between two, others would add theirs.
 _ADD = f"""
 if redis.call('XLEN', KEYS[1]) + #ARGV - 1 > tonumber(ARGV[1]) then return 0 end
@@ -94,13 +99,21 @@ class Client:
             1,
             supported_errors=(ConnectionError, TimeoutError),
         )
-        self._pool = redis.ConnectionPool.from_url(
-            redis_url,
-            socket_timeout=timeout,
-            socket_connect_timeout=timeout,
-            socket_keepalive=True,
-            retry=Retry(NoBackoff(), 0),
-        )
+        try:
+            self._pool = redis.ConnectionPool.from_url(
+                redis_url,
+                max_connections=MOST_THREADS,
+                socket_timeout=timeout,
+                socket_connect_timeout=timeout,
+                socket_keepalive=True,
+                protocol=2,
+                retry=Retry(NoBackoff(), 0),
+            )
+        except ValueError:  # its text might quote the password
+            raise ValueError(
+                "redis_url can't be read: write redis://user:password@host:6379/0, with what is special in the"
+                " password percent-encoded"
+            ) from None
 
     def dispatch(
         self,
@@ -206,7 +219,7 @@ class Client:
             SendError: some may not have arrived; send ``error.jobs`` again.
         """
         ready = list(_checked(jobs))
-        for first, chunk in _chunks([entry for _, entry in ready]):
+        for first, chunk in _chunks([entry for _, entry in ready], min(CHUNK, self._limit)):
             failed = self._send(chunk)
             if failed is not None:
                 kind, reason = failed
@@ -218,12 +231,14 @@ class Client:
         try:
             added = self._run(entries)
         except OutOfMemoryError:
-            return FullError, "Redis is out of memory: let workers take jobs in, or give it more"
+            return FullError, FULL_MEMORY
         except AuthenticationError:
             return UnreachableError, "Redis refuses the name or password: look at redis_url"
         except (ConnectionError, TimeoutError) as error:
             return UnreachableError, f"Redis does not answer ({type(error).__name__})"
         except RedisError as error:
+            if "OOM command" in str(error):  # as Redis before 7 says it of a script
+                return FullError, FULL_MEMORY
             return SendError, f"Redis refuses the jobs ({error})"
         if added:
             return None
@@ -240,12 +255,15 @@ class Client:
                 lambda: _ask(connection, self._limit, entries),
                 lambda _: connection.disconnect(),  # type: ignore[no-untyped-call]
             )
+        except BaseException:  # an answer may be under way; the next call must not take it for its own
+            connection.disconnect()  # type: ignore[no-untyped-call]
+            raise
         finally:
             self._pool.release(connection)
 
     def close(self) -> None:
         """Close the connections; the client opens new ones if it is used again."""
-        self._pool.disconnect()
+        self._pool.disconnect(inuse_connections=False)
 
     def __enter__(self) -> Self:
         return self
@@ -279,11 +297,11 @@ def _checked(jobs: Iterable[Mapping[str, Any]]) -> Iterator[tuple[dict[str, Any]
         yield job, msgspec.json.encode(job)
 
 
-def _chunks(entries: Sequence[bytes]) -> Iterator[tuple[int, Sequence[bytes]]]:
+def _chunks(entries: Sequence[bytes], most: int) -> Iterator[tuple[int, Sequence[bytes]]]:
     """Cut into what one round trip takes: where each begins, and what it is."""
     first = size = 0
     for index, entry in enumerate(entries):
-        if index > first and (index - first == CHUNK or size + len(entry) > CHUNK_BYTES):
+        if index > first and (index - first == most or size + len(entry) > CHUNK_BYTES):
             yield first, entries[first:index]
             first, size = index, 0
         size += len(entry)

@@ -6,7 +6,6 @@ itself (on Redis, on Postgres's notification), so that a raw ``XADD`` or ``INSER
 
 import logging
 import threading
-from collections.abc import Callable
 from random import uniform
 from typing import Any
 
@@ -15,7 +14,7 @@ from celery import bootsteps
 from worker import app as process
 from worker.app import app
 from worker.delivery.deliver import Bench
-from worker.delivery.straight import Sender
+from worker.delivery.straight import Senders
 from worker.intake.reader import SEATS, Onward
 from worker.store.database import told
 from worker.tasks import reader, wake
@@ -27,14 +26,15 @@ AGAIN = 1.0
 
 
 class Pair:
-    """A door's reader and the sender beside it."""
+    """A door's reader and the senders beside it."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         bench = Bench(process.engine(), process.api(), process.config(), wake)
-        self._sender = Sender(bench, _go_on)
-        self._reader = reader(name, Onward(self._sender.claim, self._sender.offer))
-        self._threads = [_start(f"read-{name}", self._read), _start(f"send-{name}", self._sender.run)]
+        self._senders = Senders(bench, _go_on, f"send-{name}")
+        self._reader = reader(name, Onward(self._senders.claim, self._senders.offer))
+        self._thread = threading.Thread(target=self._read, name=f"read-{name}", daemon=True)
+        self._thread.start()
 
     def _read(self) -> None:
         failures = 0
@@ -51,20 +51,12 @@ class Pair:
 
     def stop(self, seconds: float) -> None:
         """Wait for the batch and the call that are under way."""
-        reading, sending = self._threads
-        reading.join(seconds)
-        self._sender.close()
-        sending.join(seconds)
+        self._thread.join(seconds)
+        self._senders.close(seconds)
 
 
 def _go_on() -> bool:
     return not process.stopping.is_set()
-
-
-def _start(name: str, run: Callable[[], None]) -> threading.Thread:
-    thread = threading.Thread(target=run, name=name, daemon=True)
-    thread.start()
-    return thread
 
 
 class Readers(bootsteps.StartStopStep):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import count
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 
 from worker.delivery.pack import pack
 from worker.domain.job import LIMIT, envelope
@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 
 SLICE = 0.5
 """Seconds after which a delivery makes way, so that threads full of deliveries take jobs in all the same."""
+
+BUDGET = LIMIT - envelope("")
+"""Bytes of an Invocation's requests."""
 
 LOUD = (Unauthorised, Forbidden, Misdirected)
 """Outcomes that need a person."""
@@ -81,11 +84,13 @@ class Load:
         passage: how the valve was passed.
         claim: the rows.
         since: when they were claimed, by the monotonic clock.
+        fresh: the transaction that claimed them has looked at the valve, so this is just before.
     """
 
     passage: Passage
     claim: Claim
     since: float
+    fresh: bool = False
 
 
 def carry(bench: Bench, load: Load) -> bool:
@@ -94,7 +99,7 @@ def carry(bench: Bench, load: Load) -> bool:
     if load.claim.full and not passage.probe:
         bench.wake()  # before the call, so that the helper works while this one waits
     body, claimed = _pack(bench, load.claim)
-    if not _may_send(bench, passage, load.since):
+    if not (load.fresh or _may_send(bench, passage, load.since)):
         _give_back(bench, claimed, passage)
         return False
     outcome = bench.api.invoke(body)
@@ -112,24 +117,20 @@ def _enter(bench: Bench) -> Passage | None:
 
 
 def _claim(bench: Bench, passage: Passage) -> Claim | None:
+    settings = bench.settings
     with bench.engine.begin() as conn:
-        claimed = claim_for(bench.settings, conn, passage)
+        claimed = claim(
+            conn,
+            limit=settings.max_requests,
+            budget=BUDGET,
+            lease=settings.lease,
+            give_up_after=settings.give_up_after,
+            turn=passage.turn,
+            probe=passage.probe,
+        )
         if claimed is None and passage.probe:
             gate.leave(conn)
     return claimed
-
-
-def claim_for(settings: Settings, conn: Connection, passage: Passage) -> Claim | None:
-    """Claim what one call takes; the transaction is to be committed before anything is sent."""
-    return claim(
-        conn,
-        limit=settings.max_requests,
-        budget=LIMIT - envelope(""),
-        lease=settings.lease,
-        give_up_after=settings.give_up_after,
-        turn=passage.turn,
-        probe=passage.probe,
-    )
 
 
 def _pack(bench: Bench, claimed: Claim) -> tuple[bytes, Claim]:

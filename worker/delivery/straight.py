@@ -1,81 +1,94 @@
 """Straight on: what a reader has just recorded is sent by a thread beside it, without a hop through a queue.
 
-Where the valve asks for nothing and the thread is free, the rows are claimed in the very transaction that records
+Where the valve asks for nothing and a thread is free, the rows are claimed in the very transaction that records
 them: one commit before the call. In all other cases they are due like any other row.
 """
 
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+from typing import Any
 
 from sqlalchemy import Connection
 
-from worker.delivery.deliver import SLICE, Bench, Load, carry, claim_for, deliver
-from worker.store import gate
+from worker.delivery.deliver import BUDGET, SLICE, Bench, Load, carry, deliver
+from worker.domain.lifecycle import Interaction
+from worker.store.claim import claim_recorded
 from worker.store.database import told
+from worker.store.gate import Passage
 
 log = logging.getLogger(__name__)
 
+THREADS = 2
+"""One settles while the other sends."""
 
-class Sender:
-    """One thread that delivers; ``claim`` and ``offer`` are for one reader's thread.
+_END = object()
+
+
+class Senders:
+    """Threads that deliver; ``claim`` and ``offer`` are for one reader's thread.
 
     Args:
         bench: what a delivery works with.
         go_on: asked before each call.
+        name: of the threads.
     """
 
-    def __init__(self, bench: Bench, go_on: Callable[[], bool]) -> None:
+    def __init__(self, bench: Bench, go_on: Callable[[], bool], name: str) -> None:
         self._bench = bench
         self._go_on = go_on
-        self._changed = threading.Condition()
-        self._load: Load | None = None
-        self._busy = self._closed = False
+        self._queue: SimpleQueue[Any] = SimpleQueue()
+        self._free = threading.Semaphore(THREADS)
+        self._threads = [
+            threading.Thread(target=self._run, name=f"{name}-{number}", daemon=True)
+            for number in range(THREADS)
+        ]
+        for thread in self._threads:
+            thread.start()
 
-    def claim(self, conn: Connection) -> Load | None:
-        """Claim in the recording transaction what one call takes, if the thread is free and the valve open."""
-        if self._busy or not self._go_on():
+    def claim(self, conn: Connection, recorded: Sequence[Interaction]) -> Load | None:
+        """Claim rows in the transaction that records them, if a thread is free and the valve asks for nothing."""
+        settings = self._bench.settings
+        if settings.rate is not None or not self._go_on() or not self._free.acquire(blocking=False):
             return None
-        passage = gate.enter_freely(conn, self._bench.settings.rate)
-        if passage is None:
-            return None
+        self._free.release()  # ``offer`` takes it for good: nobody else does, and this transaction may yet fail
         since = time.monotonic()
-        claimed = claim_for(self._bench.settings, conn, passage)
-        return None if claimed is None else Load(passage, claimed, since)
+        claimed = claim_recorded(
+            conn, recorded, limit=settings.max_requests, budget=BUDGET, lease=settings.lease
+        )
+        if claimed is None:
+            return None
+        claim, epoch = claimed
+        return Load(Passage(epoch, False, 0.0, 0, False), claim, since, fresh=True)
 
     def offer(self, load: Load | None) -> None:
-        """Let the thread send what was claimed, or what is due; if it has its hands full, ask somebody else."""
-        with self._changed:
-            free, self._busy = not self._busy, True
-            if free:
-                self._load = load
-                self._changed.notify()
-        if not free:
+        """Let a thread send what was claimed, or what is due; if none is free, ask somebody else."""
+        if self._free.acquire(blocking=False):
+            self._queue.put(load)
+        else:
             self._bench.wake()
 
-    def close(self) -> None:
-        """End the thread when it has sent what it was offered; the reader must have ended before."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
+    def close(self, seconds: float) -> None:
+        """End the threads when they have sent what they were offered; the reader must have ended before."""
+        for _ in self._threads:
+            self._queue.put(_END)
+        for thread in self._threads:
+            thread.join(seconds)
 
-    def run(self) -> None:
-        """Deliver what is offered, until closed."""
-        while self._offered():
-            load, self._load = self._load, None
+    def _run(self) -> None:
+        while (load := self._queue.get()) is not _END:
             try:
                 self._deliver(load)
             except Exception as error:  # the rows come back by their lease; the thread has to go on
                 log.error("delivery: %s; the next tick tries again", told(error))
-            self._busy = False
+            finally:
+                self._free.release()
 
-    def _offered(self) -> bool:
-        with self._changed:
-            self._changed.wait_for(lambda: self._busy or self._closed)
-            return self._busy
-
-    def _deliver(self, load: Load | None) -> None:
+    def _deliver(self, load: Any) -> None:
+        if load is not None:
+            carry(self._bench, load)  # where more is due than one call takes, this wakes a helper
+            return
         end = time.monotonic() + SLICE
-        if load is None or carry(self._bench, load):
-            deliver(self._bench, go_on=lambda: time.monotonic() < end and self._go_on())
+        deliver(self._bench, go_on=lambda: time.monotonic() < end and self._go_on())

@@ -21,6 +21,9 @@ from worker.store.seat import SILENCE, Seat
 log = logging.getLogger(__name__)
 
 BATCH = 1000
+FEW = 20
+"""Jobs up to which a batch counts as small."""
+
 BUDGET = 4_000_000
 """Bytes of jobs past which a batch is large enough."""
 
@@ -121,6 +124,7 @@ class Reader:
         batch = door.read(BATCH, BUDGET)
         if not batch:
             return False
+        self._seat.prepare(len(batch) <= FEW)
         taken = take_in(conn, self._settings, self.name, batch, then=self._onward.claim)
         if taken.due:
             self._onward.go(taken.then)  # before the acknowledgement, which it need not wait for

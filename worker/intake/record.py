@@ -105,6 +105,9 @@ def _record(where: Where, asks: Sequence[Ask], grace: float, then: Then | None) 
         reason = f"job: the database refuses it ({told(error)})"
     except Exception as error:  # what no rule foresaw must not keep the jobs behind it waiting for ever
         reason = f"job: can't be recorded ({type(error).__name__})"
+    if then is not None:  # perhaps it was not the jobs, but what was to be done with them
+        log.error("not sent straight on: %s", reason)
+        return _record(where, asks, grace, None)
     if len(asks) == 1:
         log.error("rejected a job: %s", reason, extra={"action": "reject"})
         return [Met(Verdict.REJECTED, None, reason)], None

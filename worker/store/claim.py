@@ -10,9 +10,9 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from worker.domain.lifecycle import FINAL
+from worker.domain.lifecycle import FINAL, NOW, Interaction, State
 from worker.domain.settlement import take_back
-from worker.store import rows
+from worker.store import gate, rows
 
 RANKS = [0, 1, 2]  # releases, live, backlog
 BACKLOG_FIRST = [2, 0, 1]
@@ -90,6 +90,71 @@ def claim(
     ]
     return Claim(found[0].call, found[0].provider, taken, found[0].full)
 
+
+def claim_recorded(
+    conn: Connection, recorded: Sequence[Interaction], *, limit: int, budget: int, lease: float
+) -> tuple[Claim, int] | None:
+    """Claim rows in the transaction that records them: those alone, as one Invocation, or none.
+
+    None where the valve asks for anything, or they don't fit, or something as urgent as they is due already: then
+    ``claim`` takes them in their turn, together with the rest.
+
+    Returns:
+        The claim, and the valve's epoch.
+    """
+    fresh = list({row.id: row for row in recorded if _is_due(row)}.values())
+    providers = {row.provider for row in fresh}
+    if len(providers) != 1 or len(fresh) > limit or sum(row.bytes + 1 for row in fresh) > budget + 1:
+        return None
+    releases = [row.id for row in fresh if row.state is State.RELEASING]
+    found = conn.exec_driver_sql(
+        CLAIM_RECORDED,
+        {
+            "provider": fresh[0].provider,
+            "ids": [row.id for row in fresh],
+            "releases": releases,
+            "ranks": RANKS[: 1 + max(_rank(row) for row in fresh)],
+            "lease": lease,
+        },
+    ).all()
+    if not found:
+        return None
+    return Claim(found[0].call, fresh[0].provider, [_claimed(row) for row in fresh], False), found[0].epoch
+
+
+def _is_due(row: Interaction) -> bool:
+    return row.state in (State.PENDING, State.RELEASING) and row.due == NOW and row.call is None
+
+
+def _rank(row: Interaction) -> int:
+    return 0 if row.state is State.RELEASING else 1 if row.lane == "live" else 2
+
+
+def _claimed(row: Interaction) -> Claimed:
+    if row.state is State.RELEASING:
+        return Claimed(row.id or 0, row.externalid, "release", row.release_requestid or "", row.route, {})
+    return Claimed(
+        row.id or 0, row.externalid, "dispatch", row.dispatch_requestid or "", row.route, row.request
+    )
+
+
+CLAIM_RECORDED = f"""
+with valve as (select epoch from gate where {gate.FREE}),
+call as (
+    insert into invocations (provider, ids, releases)
+    select %(provider)s, %(ids)s::bigint[], %(releases)s::bigint[] from valve
+    where not exists (select from providers where provider = %(provider)s and closed_until > now())
+      and not exists (
+        select from interactions where state in ('pending', 'releasing') and provider = %(provider)s
+          and rank = any (%(ranks)s::smallint[]) and due_at <= now() and id <> all (%(ids)s::bigint[]))
+    returning id
+)
+update interactions i set call = call.id, unsure = i.unsure || call.id, attempts = i.attempts + 1,
+    first_sent_at = coalesce(i.first_sent_at, clock_timestamp()), updated_at = clock_timestamp(),
+    due_at = clock_timestamp() + make_interval(secs => %(lease)s)
+from call where i.id = any (%(ids)s::bigint[])
+returning call.id as call, (select epoch from valve) as epoch
+"""
 
 # One index scan a provider and rank finds the head, past what others have locked; then one a rank takes the rows:
 # never an order over both, which would walk every row that waits for its retry. Rows refused together share their

@@ -25,6 +25,12 @@ RATE = "case when slowed_at > now() - interval '10 minutes' then rate end"
 """The rate that a 429 taught; after ten minutes without another it is forgotten."""
 
 
+FREE = (
+    f"""failures = 0 and paused_at is null and coalesce(closed_until <= now(), true) and ({RATE}) is null"""
+)
+"""A valve that asks for nothing: open, healthy, no rate learned."""
+
+
 @dataclass(frozen=True, slots=True)
 class Passage:
     """The permission to make one call.
@@ -66,17 +72,6 @@ def enter(conn: Connection, *, lease: float, limit: float | None) -> Passage | N
             leave(conn)
         return None
     return Passage(row.epoch, row.ailing, wait, row.turn, row.ailing or row.rate is not None)
-
-
-def enter_freely(conn: Connection, limit: float | None) -> Passage | None:
-    """Pass a valve that asks for nothing: open, healthy and with no rate to keep. Nothing is written."""
-    if limit is not None:
-        return None
-    row = conn.exec_driver_sql(
-        f"""select epoch, nextval('turns') as turn from gate where failures = 0 and paused_at is null
-            and coalesce(closed_until <= now(), true) and ({RATE}) is null"""
-    ).one_or_none()
-    return None if row is None else Passage(row.epoch, False, 0.0, row.turn, False)
 
 
 def _take_probe(conn: Connection, lease: float) -> bool:

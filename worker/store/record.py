@@ -39,8 +39,8 @@ class Rejection:
     place: str = ""
 
 
-Then = Callable[[Connection], Any]
-"""What else is to be done in the recording transaction where it leaves something to be sent at once."""
+Then = Callable[[Connection, Sequence[Interaction]], Any]
+"""What else is to be done in the recording transaction with the rows that are to be sent at once."""
 
 
 def record(where: Where, asks: Sequence[Ask], *, grace: float) -> list[Met]:
@@ -70,8 +70,8 @@ def _rounds(where: Where, asks: Sequence[Ask], grace: float, then: Then | None) 
         try:
             with transaction(where) as conn:
                 met = _once(conn, asks, grace)
-                due = any(m.verdict in DUE for m in met)
-                return met, then(conn) if then and due else None
+                due = [m.row for m in met if m.verdict in DUE and m.row is not None]
+                return met, then(conn, due) if then and due else None
         except _TakenError:
             continue
         except IntegrityError as error:
@@ -87,7 +87,9 @@ class _TakenError(Exception):
 def _once(conn: Connection, asks: Sequence[Ask], grace: float) -> list[Met]:
     families = _families(conn, asks, grace)
     # after the lock: what somebody recorded a moment ago under the same requestids is a repeat, no duplicate
-    known = _known(conn, asks)
+    known, held = _known(conn, asks)
+    for family in families.values():
+        family.held_routes = held
     before = {id(row) for family in families.values() for row in _members(family)}
     met = [_meet(families[ask.job.externalid], ask, known) for ask in asks]
     touched = {id(m.row): m.row for m in met if m.row is not None}
@@ -134,8 +136,8 @@ def _meet(family: Family, ask: Ask, known: Known) -> Met:
     return meet(family, ask)
 
 
-def _known(conn: Connection, asks: Sequence[Ask]) -> Known:
-    """Which of the requestids have been here before, for which externalid and which action."""
+def _known(conn: Connection, asks: Sequence[Ask]) -> tuple[Known, frozenset[str]]:
+    """Which of the requestids have been here before, for which externalid and which action; which routes are held."""
     named = [ask.job.dispatch_requestid for ask in asks if ask.job.dispatch_requestid]
     found = conn.exec_driver_sql(
         """with asked as materialized (
@@ -147,10 +149,18 @@ def _known(conn: Connection, asks: Sequence[Ask]) -> Known:
             union all
             (select externalid, 'release' from interactions where release_requestid = a.requestid limit 1)
             union all
-            (select externalid, action from receipts r where r.requestid = a.requestid limit 1)) x""",
+            (select externalid, action from receipts r where r.requestid = a.requestid limit 1)) x
+        union all select null, route, null from routes where held_at is not null""",
         {"ids": as_json([*(ask.requestid for ask in asks), *named])},
     )
-    return {requestid: (externalid, action) for requestid, externalid, action in found}
+    known: Known = {}
+    held = set()
+    for requestid, name, action in found:
+        if requestid is None:
+            held.add(name)
+        else:
+            known[requestid] = (name, action)
+    return known, frozenset(held)
 
 
 def _families(conn: Connection, asks: Sequence[Ask], grace: float) -> dict[str, Family]:
@@ -159,8 +169,7 @@ def _families(conn: Connection, asks: Sequence[Ask], grace: float) -> dict[str, 
     Each look-up is lateral with a limit, so that it stays an index look-up a job whatever the planner believes
     about the table; ordered by ``id + 0``, since by ``id`` it might walk the primary key backwards instead.
     """
-    held = frozenset(conn.exec_driver_sql("select route from routes where held_at is not null").scalars())
-    families = {ask.job.externalid: Family(grace, held) for ask in asks}
+    families = {ask.job.externalid: Family(grace) for ask in asks}
     requestids = [ask.job.dispatch_requestid or ask.requestid for ask in asks]
     locked = rows.lock(
         conn,

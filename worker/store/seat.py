@@ -5,12 +5,18 @@ the network, or Postgres, which ends one not heard of for ``SILENCE``. Its holde
 one that lost it without knowing (frozen, cut off) can't record any more.
 """
 
+import time
+
+import psycopg
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 NAMESPACE = 0x564343  # "VCC": other users of the database may take advisory locks of their own
 SILENCE = 15
 """Seconds after which Postgres gives up on a holder that says nothing."""
+
+PLANS = 30.0
+"""Seconds that prepared plans live: made for a table that was small, they would be slow on a large one."""
 
 
 class Seat:
@@ -24,6 +30,7 @@ class Seat:
         self._engine = engine
         self._number = number
         self.conn: Connection | None = None
+        self._planned = time.monotonic()
 
     def take(self) -> Connection | None:
         """Take it if it is free; the connection that holds it then."""
@@ -37,7 +44,8 @@ class Seat:
             if not taken:
                 conn.close()
                 return None
-            for name in ("idle_session_timeout", "idle_in_transaction_session_timeout"):
+            # the last: one that is frozen while it is being sent something counts as busy
+            for name in ("idle_session_timeout", "idle_in_transaction_session_timeout", "tcp_user_timeout"):
                 conn.exec_driver_sql(f"set {name} = '{SILENCE}s'")
             conn.commit()
         except BaseException:
@@ -45,6 +53,21 @@ class Seat:
             raise
         self.conn = conn
         return conn
+
+    def prepare(self, prepared: bool) -> None:
+        """Let the next statements be prepared, or planned afresh each.
+
+        For one job, planning is two thirds of the work. For a batch it is nothing, and there a plan that does not fit
+        would be paid for many times.
+        """
+        if self.conn is None:
+            return
+        driver: psycopg.Connection = self.conn.connection.driver_connection  # type: ignore[assignment]
+        driver.prepare_threshold = 0 if prepared else None
+        if prepared and time.monotonic() - self._planned > PLANS:
+            self.conn.exec_driver_sql("discard plans")
+            self.conn.commit()
+            self._planned = time.monotonic()
 
     def hold(self) -> None:
         """Let Postgres hear of the holder; raises if the seat is lost."""

@@ -338,7 +338,7 @@ def test_bad_jobs_are_kept_and_stop_nobody(store: Store) -> None:
     kept = store.all("select door, place, reason, job from rejections order by id")
     assert [(r.door, r.place) for r in kept] == [("celery", f"place {n}") for n in (1, 2, 4, 5)]
     assert kept[0].job == b"{broken"
-    assert kept[1].reason == "route: 'X' is not one of those in VCC_ROUTES"
+    assert kept[1].reason == "route: is 'X'; allowed are those in VCC_ROUTES"
     assert kept[3].job == b'{"externalid":"a","route":"R","lane":1}'
 
 
