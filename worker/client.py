@@ -150,7 +150,7 @@ class Client:
             JobError: the job can't be recorded; nothing was sent.
             SendError: it may not have arrived; send it again with ``error.jobs``.
         """
-        if interactiontype is not None:
+        if interactiontype is not None and isinstance(routingdata, Mapping | None):
             routingdata = {"interactiontype": interactiontype, **(routingdata or {})}
         job = {
             "externalid": externalid,
@@ -197,7 +197,7 @@ class Client:
             JobError: one of them can't be recorded, the message says which; none was sent.
             SendError: some may not have arrived; send ``error.jobs`` again.
         """
-        return self.send({**job, "action": "dispatch"} for job in jobs)
+        return self.send(_acting("dispatch", job) for job in jobs)
 
     def release_many(self, externalids: Iterable[str | Mapping[str, Any]]) -> list[str]:
         """Enqueue releases, each an externalid or a mapping as ``release`` takes it; returns their requestids.
@@ -207,7 +207,7 @@ class Client:
             SendError: some may not have arrived; send ``error.jobs`` again.
         """
         return self.send(
-            {**(one if isinstance(one, Mapping) else {"externalid": one}), "action": "release"}
+            _acting("release", one if isinstance(one, Mapping) else {"externalid": one})
             for one in externalids
         )
 
@@ -287,14 +287,19 @@ def _ask(connection: Connection, limit: int, entries: Sequence[bytes]) -> int:
 def _checked(jobs: Iterable[Mapping[str, Any]]) -> Iterator[tuple[dict[str, Any], bytes]]:
     """Each job with its requestid, and as it goes into the stream."""
     for index, given in enumerate(jobs):
-        job = {name: value for name, value in given.items() if value is not None}
-        if "requestid" not in job:
-            job["requestid"] = str(uuid.uuid4())
         try:
-            parse(job)
+            if not isinstance(given, Mapping):
+                parse(given)  # which says what it is
+            job = {name: value for name, value in given.items() if value is not None}
+            if "requestid" not in job:
+                job["requestid"] = str(uuid.uuid4())
+            yield job, msgspec.json.encode(parse(job))
         except JobError as error:
             raise JobError(f"{error} (job {index} of this call, counted from 0)") from None
-        yield job, msgspec.json.encode(job)
+
+
+def _acting(action: str, job: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {**job, "action": action} if isinstance(job, Mapping) else job
 
 
 def _chunks(entries: Sequence[bytes], most: int) -> Iterator[tuple[int, Sequence[bytes]]]:

@@ -32,7 +32,7 @@ class Pair:
         self._name = name
         bench = Bench(process.engine(), process.api(), process.config(), wake)
         self._senders = Senders(bench, _go_on, f"send-{name}")
-        self._reader = reader(name, Onward(self._senders.claim, self._senders.offer))
+        self._reader = reader(name, Onward(self._senders.terms, self._senders.offer))
         self._thread = threading.Thread(target=self._read, name=f"read-{name}", daemon=True)
         self._thread.start()
 

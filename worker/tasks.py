@@ -147,11 +147,13 @@ def reader(name: str, onward: Onward) -> Reader:
 @calmly
 def intake() -> None:
     """Drain the stream and the inbox, each unless a worker's reader is at it."""
-    end = time.monotonic() + SLICE
     for name in _OPEN:
-        reader(name, Onward(None, lambda _: wake())).run(
-            lambda: time.monotonic() < end and not process.stopping.is_set(), waits=False
-        )
+        end = time.monotonic() + SLICE
+        reader(name, Onward(lambda: None, lambda _: wake())).run(_until(end), waits=False)
+
+
+def _until(end: float) -> Callable[[], bool]:
+    return lambda: time.monotonic() < end and not process.stopping.is_set()
 
 
 @app.task(name="vcc.deliver", base=Task)
@@ -162,7 +164,7 @@ def deliver_due() -> None:
     _forget_wake()
     end = time.monotonic() + SLICE
     bench = Bench(process.engine(), process.api(), process.config(), wake)
-    deliver(bench, go_on=lambda: time.monotonic() < end and not process.stopping.is_set())
+    deliver(bench, go_on=_until(end))
 
 
 def _forget_wake() -> None:

@@ -38,13 +38,21 @@ end $$;
 create trigger inbox_notify after insert on inbox for each statement execute function inbox_notify();
 """
 
+# where a job came from, to recognise one that is rejected a second time; first, since it can be run again
+INDEX = (
+    "create index concurrently if not exists rejections_place on rejections (door, place) where place <> ''"
+)
+
 DOWN = """
+drop index rejections_place;
 drop table inbox;
 drop function inbox_notify;
 """
 
 
 def upgrade() -> None:
+    with op.get_context().autocommit_block():
+        op.execute(INDEX)
     op.execute(UP)
 
 

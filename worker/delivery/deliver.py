@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from enum import Enum
 from itertools import count
 
 from sqlalchemy import Engine
@@ -26,6 +27,9 @@ log = logging.getLogger(__name__)
 
 SLICE = 0.5
 """Seconds after which a delivery makes way, so that threads full of deliveries take jobs in all the same."""
+
+FRESH = 0.5
+"""Seconds for which a claim's own look at the valve is good enough."""
 
 BUDGET = LIMIT - envelope("")
 """Bytes of an Invocation's requests."""
@@ -73,7 +77,7 @@ def deliver_once(bench: Bench) -> bool:
         return False
     since = time.monotonic()
     claimed = _claim(bench, passage)
-    return claimed is not None and carry(bench, Load(passage, claimed, since))
+    return claimed is not None and carry(bench, Load(passage, claimed, since)) is not After.STOP
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +87,8 @@ class Load:
     Attributes:
         passage: how the valve was passed.
         claim: the rows.
-        since: when they were claimed, by the monotonic clock.
-        fresh: the transaction that claimed them has looked at the valve, so this is just before.
+        since: when they were about to be claimed, by the monotonic clock.
+        fresh: the very claim has looked at the valve.
     """
 
     passage: Passage
@@ -93,19 +97,29 @@ class Load:
     fresh: bool = False
 
 
-def carry(bench: Bench, load: Load) -> bool:
-    """Send what was claimed and settle it; whether it is worth going on."""
+class After(Enum):
+    """What is to be done after a call."""
+
+    STOP = "the valve closed, or is about to"
+    REST = "nothing: all that it carried is done with"
+    MORE = "look again: something that it carried is due at once, or did not fit"
+
+
+def carry(bench: Bench, load: Load) -> After:
+    """Send what was claimed and settle it."""
     passage = load.passage
     if load.claim.full and not passage.probe:
         bench.wake()  # before the call, so that the helper works while this one waits
     body, claimed = _pack(bench, load.claim)
-    if not (load.fresh or _may_send(bench, passage, load.since)):
+    if not _may_send(bench, load):
         _give_back(bench, claimed, passage)
-        return False
+        return After.STOP
     outcome = bench.api.invoke(body)
     _tell(claimed, outcome)
-    settle(bench.engine, claimed, passage, outcome, len(body), _bounds(bench.settings))
-    return isinstance(outcome, Accepted | Refused)
+    left = settle(bench.engine, claimed, passage, outcome, len(body), _bounds(bench.settings))
+    if not isinstance(outcome, Accepted | Refused):
+        return After.STOP
+    return After.MORE if left or len(claimed.rows) < len(load.claim.rows) else After.REST
 
 
 def _enter(bench: Bench) -> Passage | None:
@@ -144,11 +158,14 @@ def _pack(bench: Bench, claimed: Claim) -> tuple[bytes, Claim]:
     return packed.body, replace(claimed, rows=kept)
 
 
-def _may_send(bench: Bench, passage: Passage, since: float) -> bool:
+def _may_send(bench: Bench, load: Load) -> bool:
     """Whether the valve is still open and the lease has enough left for a whole call."""
+    most = bench.settings.lease / 2
+    if load.fresh and time.monotonic() - load.since < min(FRESH, most):
+        return True
     with bench.engine.begin() as conn:
-        still_open = gate.still_open(conn, passage)
-    return still_open and time.monotonic() - since < bench.settings.lease / 2
+        still_open = gate.still_open(conn, load.passage)
+    return still_open and time.monotonic() - load.since < most
 
 
 def _give_back(bench: Bench, claimed: Claim, passage: Passage) -> None:

@@ -7,15 +7,12 @@ them: one commit before the call. In all other cases they are due like any other
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
-from sqlalchemy import Connection
-
-from worker.delivery.deliver import BUDGET, SLICE, Bench, Load, carry, deliver
-from worker.domain.lifecycle import Interaction
-from worker.store.claim import claim_recorded
+from worker.delivery.deliver import BUDGET, SLICE, After, Bench, Load, carry, deliver
+from worker.store.claim import Claim, Terms
 from worker.store.database import told
 from worker.store.gate import Passage
 
@@ -28,7 +25,7 @@ _END = object()
 
 
 class Senders:
-    """Threads that deliver; ``claim`` and ``offer`` are for one reader's thread.
+    """Threads that deliver; ``terms`` and ``offer`` are for one reader's thread.
 
     Args:
         bench: what a delivery works with.
@@ -40,6 +37,7 @@ class Senders:
         self._bench = bench
         self._go_on = go_on
         self._queue: SimpleQueue[Any] = SimpleQueue()
+        self._since = 0.0
         self._free = threading.Semaphore(THREADS)
         self._threads = [
             threading.Thread(target=self._run, name=f"{name}-{number}", daemon=True)
@@ -48,25 +46,19 @@ class Senders:
         for thread in self._threads:
             thread.start()
 
-    def claim(self, conn: Connection, recorded: Sequence[Interaction]) -> Load | None:
-        """Claim rows in the transaction that records them, if a thread is free and the valve asks for nothing."""
+    def terms(self) -> Terms | None:
+        """On which terms rows may be claimed by their record; None while no thread is free, or a rate is to be kept."""
         settings = self._bench.settings
         if settings.rate is not None or not self._go_on() or not self._free.acquire(blocking=False):
             return None
-        self._free.release()  # ``offer`` takes it for good: nobody else does, and this transaction may yet fail
-        since = time.monotonic()
-        claimed = claim_recorded(
-            conn, recorded, limit=settings.max_requests, budget=BUDGET, lease=settings.lease
-        )
-        if claimed is None:
-            return None
-        claim, epoch = claimed
-        return Load(Passage(epoch, False, 0.0, 0, False), claim, since, fresh=True)
+        self._free.release()  # ``offer`` takes it for good: nobody else does, and the record may yet fail
+        self._since = time.monotonic()
+        return Terms(settings.max_requests, BUDGET, settings.lease)
 
-    def offer(self, load: Load | None) -> None:
+    def offer(self, claim: Claim | None) -> None:
         """Let a thread send what was claimed, or what is due; if none is free, ask somebody else."""
         if self._free.acquire(blocking=False):
-            self._queue.put(load)
+            self._queue.put(claim and Load(_passage(claim), claim, self._since, fresh=True))
         else:
             self._bench.wake()
 
@@ -87,8 +79,11 @@ class Senders:
                 self._free.release()
 
     def _deliver(self, load: Any) -> None:
-        if load is not None:
-            carry(self._bench, load)  # where more is due than one call takes, this wakes a helper
+        if load is not None and carry(self._bench, load) is not After.MORE:
             return
         end = time.monotonic() + SLICE
         deliver(self._bench, go_on=lambda: time.monotonic() < end and self._go_on())
+
+
+def _passage(claim: Claim) -> Passage:
+    return Passage(claim.epoch or 0, probe=False, wait=0.0, turn=0, ailing=False)

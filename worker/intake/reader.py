@@ -8,14 +8,14 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from sqlalchemy import Connection, Engine
 
 from worker.domain.meeting import Verdict
 from worker.intake.record import Incoming, Taken, take_in
 from worker.settings import Settings
-from worker.store.record import Then
+from worker.store.claim import Claim, Terms
 from worker.store.seat import SILENCE, Seat
 
 log = logging.getLogger(__name__)
@@ -56,12 +56,12 @@ class Onward:
     """What happens to what was just recorded.
 
     Attributes:
-        claim: called in the recording transaction when something is due.
-        go: called after its commit with what that came to.
+        terms: asked before a few jobs are recorded: on which terms they may be claimed with it, if they may.
+        go: called after the commit where something is due, with the claim if there is one.
     """
 
-    claim: Then | None
-    go: Callable[[Any], None]
+    terms: Callable[[], Terms | None]
+    go: Callable[[Claim | None], None]
 
 
 class Reader:
@@ -124,10 +124,12 @@ class Reader:
         batch = door.read(BATCH, BUDGET)
         if not batch:
             return False
-        self._seat.prepare(len(batch) <= FEW)
-        taken = take_in(conn, self._settings, self.name, batch, then=self._onward.claim)
+        few = len(batch) <= FEW
+        self._seat.prepare(few)
+        terms = self._onward.terms() if few else None
+        taken = take_in(conn, self._settings, self.name, batch, terms=terms)
         if taken.due:
-            self._onward.go(taken.then)  # before the acknowledgement, which it need not wait for
+            self._onward.go(taken.claim)  # before the acknowledgement, which it need not wait for
         door.done(batch)
         self._tell(taken, len(batch))
         return True

@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+import psycopg
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from worker.domain.job import Job, JobError, parse
 from worker.domain.meeting import DUE, Ask, Met, Verdict
 from worker.settings import Settings
+from worker.store.claim import Claim, Terms
 from worker.store.database import Where, is_about_values, told
-from worker.store.record import CrowdedError, Rejection, Then, record_then, reject
+from worker.store.record import CrowdedError, Rejection, record_and_claim, reject
 
 log = logging.getLogger(__name__)
 
@@ -42,12 +44,12 @@ class Taken:
     Attributes:
         verdicts: how many jobs came to what.
         details: each job's verdict and, where there is one, the sentence that goes with it.
-        then: what ``then`` came to, None where it was not called.
+        claim: what was claimed of them in the same transaction.
     """
 
     verdicts: Counter[Verdict] = field(default_factory=Counter)
     details: list[tuple[Verdict, str]] = field(default_factory=list)
-    then: Any = None
+    claim: Claim | None = None
 
     @property
     def due(self) -> bool:
@@ -63,7 +65,7 @@ def take_in(
     *,
     rules: str = "job",
     known: bool = True,
-    then: Then | None = None,
+    terms: Terms | None = None,
 ) -> Taken:
     """Record a batch of jobs; those that can't be recorded go whole into ``rejections``.
 
@@ -74,16 +76,16 @@ def take_in(
         batch: the jobs in their order.
         rules: ``job``, ``import`` or ``force``, see ``Ask``.
         known: the requestids came from outside.
-        then: done in the transaction that records them, if something is to be sent at once.
+        terms: claim on these, in the transaction that records them, what is to be sent at once.
 
     Raises:
         sqlalchemy.exc.DBAPIError: the database was away for too long; the same batch can be taken in again.
     """
     read = [_read(incoming, settings, rules, known) for incoming in batch]
     asks = [ask for ask in read if isinstance(ask, Ask)]
-    found, extra = _record(where, asks, settings.release_grace, then)
+    found, claim = _record(where, asks, settings.release_grace, terms)
     met = iter(found)
-    taken = Taken(then=extra)
+    taken = Taken(claim=claim)
     rejections = []
     for incoming, ask in zip(batch, read, strict=True):
         verdict, detail = (Verdict.REJECTED, ask) if isinstance(ask, str) else _told(next(met))
@@ -95,18 +97,20 @@ def take_in(
     return taken
 
 
-def _record(where: Where, asks: Sequence[Ask], grace: float, then: Then | None) -> tuple[list[Met], Any]:
+def _record(
+    where: Where, asks: Sequence[Ask], grace: float, terms: Terms | None
+) -> tuple[list[Met], Claim | None]:
     """Record the jobs; should one that was let in here turn out to be impossible, that one alone is rejected."""
     try:
-        return record_then(where, asks, grace, then)
-    except (SQLAlchemyError, CrowdedError) as error:
+        return record_and_claim(where, asks, grace, terms)
+    except (SQLAlchemyError, psycopg.Error, CrowdedError) as error:
         if not (isinstance(error, DBAPIError) and is_about_values(error)):
             raise
         reason = f"job: the database refuses it ({told(error)})"
     except Exception as error:  # what no rule foresaw must not keep the jobs behind it waiting for ever
         reason = f"job: can't be recorded ({type(error).__name__})"
-    if then is not None:  # perhaps it was not the jobs, but what was to be done with them
-        log.error("not sent straight on: %s", reason)
+    if terms is not None:  # perhaps it was not the jobs, but the claim
+        log.error("not claimed: %s", reason)
         return _record(where, asks, grace, None)
     if len(asks) == 1:
         log.error("rejected a job: %s", reason, extra={"action": "reject"})
@@ -126,6 +130,9 @@ def _read(incoming: Incoming, settings: Settings, rules: str, known: bool) -> As
         job: Job = parse(incoming.job, routes=settings.routes, requestid=incoming.requestid)
     except JobError as error:
         return str(error)
+    except Exception as error:  # what no rule foresaw must not keep the jobs behind it waiting for ever
+        log.error("rejected a job: can't be read (%s)", type(error).__name__, extra={"action": "reject"})
+        return f"job: can't be read ({type(error).__name__})"
     return Ask(job, job.requestid or incoming.requestid, known or job.requestid is not None, rules)
 
 

@@ -83,6 +83,8 @@ class Stream:
         gone = [entry for entry, fields in found if not fields]  # deleted by hand while they were pending
         if gone:
             self._redis.xack(STREAM, GROUP, *gone)
+        if gone and len(gone) == len(found):
+            return self.read(limit, budget)
         return [_incoming(entry.decode(), fields) for entry, fields in found if fields]
 
     def done(self, batch: Sequence[Incoming]) -> None:

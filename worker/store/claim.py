@@ -41,12 +41,14 @@ class Claim:
         provider: of all the rows; empty for none.
         rows: in the order of their urgency.
         full: more may be due; a helper is worth waking.
+        epoch: the valve's, where the claim itself has looked at it.
     """
 
     call: int
     provider: str
     rows: Sequence[Claimed]
     full: bool
+    epoch: int | None = None
 
 
 def claim(
@@ -91,62 +93,75 @@ def claim(
     return Claim(found[0].call, found[0].provider, taken, found[0].full)
 
 
-def claim_recorded(
-    conn: Connection, recorded: Sequence[Interaction], *, limit: int, budget: int, lease: float
-) -> tuple[Claim, int] | None:
-    """Claim rows in the transaction that records them: those alone, as one Invocation, or none.
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What one call takes: rows, bytes of the encoded rows with a comma each; and the seconds of its lease."""
+
+    limit: int
+    budget: int
+    lease: float
+
+
+def claim_recorded(conn: Connection, recorded: Sequence[Interaction], terms: Terms) -> Claim | None:
+    """Claim rows in the transaction that records them: those alone, as one call, or none.
 
     None where the valve asks for anything, or they don't fit, or something as urgent as they is due already: then
     ``claim`` takes them in their turn, together with the rest.
-
-    Returns:
-        The claim, and the valve's epoch.
     """
     fresh = list({row.id: row for row in recorded if _is_due(row)}.values())
-    providers = {row.provider for row in fresh}
-    if len(providers) != 1 or len(fresh) > limit or sum(row.bytes + 1 for row in fresh) > budget + 1:
+    if not fits(fresh, terms):
         return None
-    releases = [row.id for row in fresh if row.state is State.RELEASING]
     found = conn.exec_driver_sql(
         CLAIM_RECORDED,
         {
             "provider": fresh[0].provider,
             "ids": [row.id for row in fresh],
-            "releases": releases,
-            "ranks": RANKS[: 1 + max(_rank(row) for row in fresh)],
-            "lease": lease,
+            "releases": [row.id for row in fresh if row.state is State.RELEASING],
+            "ranks": ranks(fresh),
+            "lease": terms.lease,
         },
     ).all()
     if not found:
         return None
-    return Claim(found[0].call, fresh[0].provider, [_claimed(row) for row in fresh], False), found[0].epoch
+    rows_sent = [sent(row) for row in fresh]
+    return Claim(found[0].call, fresh[0].provider, rows_sent, False, found[0].epoch)
 
 
 def _is_due(row: Interaction) -> bool:
     return row.state in (State.PENDING, State.RELEASING) and row.due == NOW and row.call is None
 
 
-def _rank(row: Interaction) -> int:
-    return 0 if row.state is State.RELEASING else 1 if row.lane == "live" else 2
+def fits(fresh: Sequence[Interaction], terms: Terms) -> bool:
+    """Whether rows go in one call: of one provider, not too many, not too large."""
+    one = len({row.provider for row in fresh}) == 1
+    return one and len(fresh) <= terms.limit and sum(row.bytes + 1 for row in fresh) <= terms.budget + 1
 
 
-def _claimed(row: Interaction) -> Claimed:
+def ranks(fresh: Sequence[Interaction]) -> list[int]:
+    """The ranks that are as urgent as the least urgent of the rows, or more so."""
+    least = max(0 if row.state is State.RELEASING else 1 if row.lane == "live" else 2 for row in fresh)
+    return RANKS[: 1 + least]
+
+
+def sent(row: Interaction) -> Claimed:
+    """What is sent of a row that was recorded just now."""
+    identity = row.id or 0
     if row.state is State.RELEASING:
-        return Claimed(row.id or 0, row.externalid, "release", row.release_requestid or "", row.route, {})
-    return Claimed(
-        row.id or 0, row.externalid, "dispatch", row.dispatch_requestid or "", row.route, row.request
-    )
+        return Claimed(identity, row.externalid, "release", row.release_requestid or "", row.route, {})
+    return Claimed(identity, row.externalid, "dispatch", row.dispatch_requestid or "", row.route, row.request)
 
+
+NOTHING_MORE_URGENT = """
+    not exists (select from providers where provider = %(provider)s and closed_until > now())
+    and not exists (
+        select from interactions where state in ('pending', 'releasing') and provider = %(provider)s
+          and rank = any (%(ranks)s::smallint[]) and due_at <= now() and id <> all (%(ids)s::bigint[]))"""
 
 CLAIM_RECORDED = f"""
 with valve as (select epoch from gate where {gate.FREE}),
 call as (
     insert into invocations (provider, ids, releases)
-    select %(provider)s, %(ids)s::bigint[], %(releases)s::bigint[] from valve
-    where not exists (select from providers where provider = %(provider)s and closed_until > now())
-      and not exists (
-        select from interactions where state in ('pending', 'releasing') and provider = %(provider)s
-          and rank = any (%(ranks)s::smallint[]) and due_at <= now() and id <> all (%(ids)s::bigint[]))
+    select %(provider)s, %(ids)s::bigint[], %(releases)s::bigint[] from valve where {NOTHING_MORE_URGENT}
     returning id
 )
 update interactions i set call = call.id, unsure = i.unsure || call.id, attempts = i.attempts + 1,

@@ -5,9 +5,17 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import msgspec
+import psycopg
 from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    DBAPIError,
+    InterfaceError,
+    InvalidRequestError,
+    OperationalError,
+)
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from worker.settings import SettingsError
@@ -103,11 +111,37 @@ def told(error: BaseException) -> str:
 def transaction(where: Where) -> Iterator[Connection]:
     """Open a transaction, on a connection of the engine's or on this very one."""
     if isinstance(where, Connection):
+        driver(where)
         with where.begin():
             yield where
     else:
         with where.begin() as conn:
             yield conn
+
+
+def driver(conn: Connection) -> psycopg.Connection:
+    """Psycopg's connection behind SQLAlchemy's.
+
+    Raises:
+        InvalidRequestError: it broke. SQLAlchemy would connect again and go on, without what the old one held.
+    """
+    if conn.invalidated:
+        raise InvalidRequestError("this connection broke, and what it held is given up")
+    found: psycopg.Connection = conn.connection.driver_connection  # type: ignore[assignment]
+    return found
+
+
+@contextmanager
+def single(conn: Connection) -> Iterator[None]:
+    """Let each statement be a transaction of its own, without round trips for its beginning and its end."""
+    driver(conn).autocommit = True
+    try:
+        yield
+        conn.commit()  # nothing is sent: SQLAlchemy only has to know
+    finally:
+        if not conn.invalidated:
+            conn.rollback()
+            driver(conn).autocommit = False
 
 
 def patience(where: Where, seconds: float = PATIENCE) -> float:

@@ -6,6 +6,8 @@ import psycopg
 from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
+from worker.store.database import driver
+
 CHANNEL = "vcc_inbox"
 
 
@@ -41,8 +43,7 @@ def listen(conn: Connection) -> None:
 
 def wait(conn: Connection, seconds: float) -> bool:
     """Wait for a notification, so long at most; the connection must not be in a transaction."""
-    driver: psycopg.Connection = conn.connection.driver_connection  # type: ignore[assignment]
     try:
-        return bool(list(driver.notifies(timeout=seconds, stop_after=1)))
+        return bool(list(driver(conn).notifies(timeout=seconds, stop_after=1)))
     except psycopg.Error as error:
         raise OperationalError(None, None, error) from None

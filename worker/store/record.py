@@ -4,9 +4,8 @@ Killed at any line: nothing of the batch is recorded, or all of it (one transact
 the batch sends it again; jobs that were recorded are recognised by their requestid and change nothing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import msgspec
 from sqlalchemy import Connection
@@ -16,7 +15,9 @@ from worker.domain.job import printable
 from worker.domain.lifecycle import FINAL, Interaction, State
 from worker.domain.meeting import DUE, LEAVES_NO_MARK, Ask, Family, Met, Verdict, meet
 from worker.store import rows
+from worker.store.claim import Claim, Terms, claim_recorded
 from worker.store.database import PATIENCE, Where, as_json, patience, patiently, transaction
+from worker.store.fresh import record_fresh
 from worker.store.rows import ENDED_ROW, OPEN_ROW
 
 ROUNDS = 50
@@ -39,10 +40,6 @@ class Rejection:
     place: str = ""
 
 
-Then = Callable[[Connection, Sequence[Interaction]], Any]
-"""What else is to be done in the recording transaction with the rows that are to be sent at once."""
-
-
 def record(where: Where, asks: Sequence[Ask], *, grace: float) -> list[Met]:
     """Record jobs in their order and say what each came to, in the same order.
 
@@ -55,23 +52,40 @@ def record(where: Where, asks: Sequence[Ask], *, grace: float) -> list[Met]:
         sqlalchemy.exc.DBAPIError: the database was away for longer than ``PATIENCE``; nothing is recorded, or
             all of it, and the same asks can be recorded again.
     """
-    return record_then(where, asks, grace, None)[0]
+    return record_and_claim(where, asks, grace, None)[0]
 
 
-def record_then(where: Where, asks: Sequence[Ask], grace: float, then: Then | None) -> tuple[list[Met], Any]:
-    """Record as ``record`` does, and do something more in the same transaction; what that came to, else None."""
+def record_and_claim(
+    where: Where, asks: Sequence[Ask], grace: float, terms: Terms | None
+) -> tuple[list[Met], Claim | None]:
+    """Record as ``record`` does; on these terms also claim, in the same transaction, what is to be sent at once."""
     if not asks:
         return [], None
-    return patiently(lambda: _rounds(where, asks, grace, then), seconds=patience(where))
+    if terms is not None and isinstance(where, Connection):
+        met = _meet_nothing(asks, grace)
+        claim = record_fresh(where, [m.row for m in met if m.row], terms) if met else None
+        if claim is not None:
+            return met, claim
+    return patiently(lambda: _rounds(where, asks, grace, terms), seconds=patience(where))
 
 
-def _rounds(where: Where, asks: Sequence[Ask], grace: float, then: Then | None) -> tuple[list[Met], Any]:
+def _meet_nothing(asks: Sequence[Ask], grace: float) -> list[Met]:
+    """What dispatches come to if nothing is known of them; empty where that is not the question."""
+    families = {ask.job.externalid: Family(grace) for ask in asks}
+    if len(families) < len(asks) or any(ask.job.action == "release" for ask in asks):
+        return []
+    return [meet(families[ask.job.externalid], ask) for ask in asks]
+
+
+def _rounds(
+    where: Where, asks: Sequence[Ask], grace: float, terms: Terms | None
+) -> tuple[list[Met], Claim | None]:
     for _ in range(ROUNDS):
         try:
             with transaction(where) as conn:
                 met = _once(conn, asks, grace)
                 due = [m.row for m in met if m.verdict in DUE and m.row is not None]
-                return met, then(conn, due) if then and due else None
+                return met, claim_recorded(conn, due, terms) if terms and due else None
         except _TakenError:
             continue
         except IntegrityError as error:
@@ -241,7 +255,11 @@ def reject(where: Where, door: str, rejections: Sequence[Rejection], *, seconds:
 def _reject(where: Where, door: str, rejections: Sequence[Rejection]) -> None:
     with transaction(where) as conn:
         conn.exec_driver_sql(
-            "insert into rejections (door, place, reason, job) values (%(door)s, %(place)s, %(reason)s, %(job)s)",
+            # once, however often its message, entry or row comes again
+            """insert into rejections (door, place, reason, job)
+            select %(door)s, %(place)s::text, %(reason)s, %(job)s::bytea
+            where %(place)s::text = '' or not exists (select from rejections
+                where place <> '' and door = %(door)s and place = %(place)s and job = %(job)s)""",
             [
                 {"door": door, "place": printable(r.place), "reason": printable(r.reason), "job": r.job}
                 for r in rejections

@@ -73,9 +73,9 @@ def _update(conn: Connection, rows: Sequence[Interaction]) -> None:
             dispatched_at = case when r.dispatched then now() else i.dispatched_at end,
             release_requested_at = case when r.release_requested then now() else i.release_requested_at end,
             released_at = case when r.released then now() else i.released_at end
-        from jsonb_to_recordset(%(rows)s::jsonb) as r({_RECORD})
+        from jsonb_to_recordset(%(rows)s::jsonb) as r({RECORD})
         where i.id = r.id""",
-        {"rows": as_json([_wire(row) for row in rows])},
+        {"rows": as_json([wire(row) for row in rows])},
     )
 
 
@@ -94,10 +94,10 @@ def insert(conn: Connection, rows: Sequence[Interaction]) -> bool:
         select r.externalid, r.state::interaction_state, r.lane, r.route, r.provider,
             coalesce(r.request, '{{}}'), r.bytes, r.dispatch_requestid, r.release_requestid,
             {_DUE}, r.may_hold, r.reason, case when r.release_requested then now() end
-        from jsonb_to_recordset(%(rows)s::jsonb) as r({_RECORD})
+        from jsonb_to_recordset(%(rows)s::jsonb) as r({RECORD})
         on conflict do nothing
         returning id, dispatch_requestid, release_requestid""",
-        {"rows": as_json([_wire(row) for row in sorted(rows, key=lambda row: row.externalid)])},
+        {"rows": as_json([wire(row) for row in sorted(rows, key=lambda row: row.externalid)])},
     ).all()
     ids = {(d, r): i for i, d, r in landed}
     for row in rows:
@@ -105,13 +105,14 @@ def insert(conn: Connection, rows: Sequence[Interaction]) -> bool:
     return len(ids) == len(rows)
 
 
-_RECORD = """id bigint, externalid text, state text, lane text, route text, provider text, request jsonb,
+RECORD = """id bigint, externalid text, state text, lane text, route text, provider text, request jsonb,
     bytes integer, dispatch_requestid text, release_requestid text, due float8, call bigint,
     unsure bigint[], may_hold boolean, attempts integer, cap integer, last_error text, reason text,
     clock_reset boolean, dispatched boolean, release_requested boolean, released boolean"""
 
 
-def _wire(row: Interaction) -> dict[str, Any]:
+def wire(row: Interaction) -> dict[str, Any]:
+    """The row as ``jsonb_to_recordset`` reads it by ``RECORD``."""
     values: dict[str, Any] = {name: getattr(row, name) for name in _COLUMNS}
     values["due"] = _WIRE_NEVER if row.due == NEVER else row.due
     values["request"] = row.request or None

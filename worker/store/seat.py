@@ -7,9 +7,10 @@ one that lost it without knowing (frozen, cut off) can't record any more.
 
 import time
 
-import psycopg
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
+
+from worker.store.database import driver
 
 NAMESPACE = 0x564343  # "VCC": other users of the database may take advisory locks of their own
 SILENCE = 15
@@ -62,8 +63,7 @@ class Seat:
         """
         if self.conn is None:
             return
-        driver: psycopg.Connection = self.conn.connection.driver_connection  # type: ignore[assignment]
-        driver.prepare_threshold = 0 if prepared else None
+        driver(self.conn).prepare_threshold = 0 if prepared else None
         if prepared and time.monotonic() - self._planned > PLANS:
             self.conn.exec_driver_sql("discard plans")
             self.conn.commit()

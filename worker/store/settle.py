@@ -13,7 +13,7 @@ from random import random
 from sqlalchemy import Connection, Engine
 
 from worker.domain.backoff import backoff
-from worker.domain.lifecycle import FINAL, Interaction, State
+from worker.domain.lifecycle import FINAL, KEPT, NOW, Interaction, State
 from worker.domain.outcome import (
     Accepted,
     Forbidden,
@@ -49,7 +49,7 @@ class Bounds:
 
 def settle(
     engine: Engine, claim: Claim, passage: Passage, outcome: Outcome, size: int, bounds: Bounds
-) -> None:
+) -> bool:
     """Write the outcome of a call: its record, its rows, the route, the valve; in one transaction.
 
     Args:
@@ -59,24 +59,28 @@ def settle(
         outcome: what came of it.
         size: bytes of the body.
         bounds: the settings that count here.
+
+    Returns:
+        Whether that made something due at once: a remembered release, a waiting dispatch, rows of a refused call.
     """
-    patiently(lambda: _settle(engine, claim, passage, outcome, size, bounds))
+    return patiently(lambda: _settle(engine, claim, passage, outcome, size, bounds))
 
 
 def _settle(
     engine: Engine, claim: Claim, passage: Passage, outcome: Outcome, size: int, bounds: Bounds
-) -> None:
+) -> bool:
     with engine.begin() as conn:
         if not _close_record(conn, claim.call, outcome, size):
-            return
+            return False
         found = _lock(conn, claim)
         held = _count_refusal(conn, claim, found, outcome)
         about = _circumstances(conn, claim, found, outcome, bounds, held)
         sent = {row.id: (row.action, row.requestid) for row in claim.rows}
         for row in found:
             settle_row(row, sent[row.id or 0], outcome, about)
-        _write(conn, found, outcome)
+        left = _write(conn, found, outcome)
         _move_valve(conn, claim, passage, outcome, bounds)
+        return left
 
 
 def _close_record(conn: Connection, call: int, outcome: Outcome, size: int) -> bool:
@@ -160,13 +164,19 @@ def _taken(conn: Connection, found: Sequence[Interaction]) -> frozenset[str]:
     )
 
 
-def _write(conn: Connection, found: Sequence[Interaction], outcome: Outcome) -> None:
+def _write(conn: Connection, found: Sequence[Interaction], outcome: Outcome) -> bool:
     simple = [row for row in found if row.state is State.DISPATCHED and row.marks == {"dispatched"}]
     if isinstance(outcome, Accepted) and len(simple) == len(found):
         _write_dispatched(conn, [row.id for row in simple])
-        return
+        return False
     rows.update(conn, found)
-    rows.start_waiting(conn, [row for row in found if row.changed and row.state in FINAL])
+    started = rows.start_waiting(conn, [row for row in found if row.changed and row.state in FINAL])
+    return started > 0 or any(_is_due(row) for row in found)
+
+
+def _is_due(row: Interaction) -> bool:
+    """Whether this settle made the row due, now or ahead of the rest."""
+    return row.state in (State.PENDING, State.RELEASING) and row.due is not None and KEPT < row.due <= NOW
 
 
 def _write_dispatched(conn: Connection, ids: Sequence[int | None]) -> None:

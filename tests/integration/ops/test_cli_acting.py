@@ -104,8 +104,11 @@ def test_again_opens_a_new_lifecycle(vcc: Vcc, house: Background, send: Send) ->
     ("options", "words"),
     [
         (["--extra", '{"route": 1}'], "extra.route: is a field of the job itself"),
-        (["--linkeddata", '{"type": "name"}'], "linkeddata: expected `array"),
-        (["--routingdata", "7", "--interactiontype", "chat"], "routingdata: expected `object"),
+        (["--linkeddata", '{"type": "name"}'], "linkeddata: is an object; it must be a list"),
+        (
+            ["--routingdata", "7", "--interactiontype", "chat"],
+            "routingdata: is a number; it must be an object",
+        ),
         (["--requestid", "L1"], "requestid: belongs to another job already"),
     ],
 )
