@@ -154,8 +154,10 @@ def sent(row: Interaction) -> Claimed:
 NOTHING_MORE_URGENT = """
     not exists (select from providers where provider = %(provider)s and closed_until > now())
     and not exists (
-        select from interactions where state in ('pending', 'releasing') and provider = %(provider)s
-          and rank = any (%(ranks)s::smallint[]) and due_at <= now() and id <> all (%(ids)s::bigint[]))"""
+        select from unnest(%(ranks)s::smallint[]) as r(rank) cross join lateral (
+            select from interactions where state in ('pending', 'releasing') and provider = %(provider)s
+              and rank = r.rank and due_at <= now() and id <> all (%(ids)s::bigint[])
+            order by due_at limit 1) more)"""
 
 CLAIM_RECORDED = f"""
 with valve as (select epoch from gate where {gate.FREE}),

@@ -53,14 +53,15 @@ def record_fresh(conn: Connection, rows: Sequence[Interaction], terms: Terms) ->
     )
 
 
+# With its limit each is an index look-up a job; of a bare EXISTS the planner may make a hash of the whole index.
 _NOTHING_KNOWN = f"""not exists (select from job j where
-    exists (select from interactions where externalid = j.externalid and {OPEN_ROW})
-    or exists (select from interactions where externalid = j.externalid and state = 'waiting')
-    or exists (select from interactions where externalid = j.externalid and {ENDED_ROW})
-    or exists (select from interactions where dispatch_requestid = j.dispatch_requestid)
-    or exists (select from interactions where release_requestid = j.dispatch_requestid)
-    or exists (select from receipts where requestid = j.dispatch_requestid)
-    or exists (select from routes where route = j.route and held_at is not null))"""
+    (select true from interactions where externalid = j.externalid and {OPEN_ROW} limit 1)
+    or (select true from interactions where externalid = j.externalid and state = 'waiting' limit 1)
+    or (select true from interactions where externalid = j.externalid and {ENDED_ROW} limit 1)
+    or (select true from interactions where dispatch_requestid = j.dispatch_requestid limit 1)
+    or (select true from interactions where release_requestid = j.dispatch_requestid limit 1)
+    or (select true from receipts where requestid = j.dispatch_requestid limit 1)
+    or (select true from routes where route = j.route and held_at is not null limit 1))"""
 
 # The call's id is drawn first, since the rows and the call name each other. What somebody else inserts at the same
 # moment violates a unique index, and so undoes it all.
