@@ -289,7 +289,8 @@ def _checked(jobs: Iterable[Mapping[str, Any]]) -> Iterator[tuple[dict[str, Any]
     for index, given in enumerate(jobs):
         try:
             if not isinstance(given, Mapping):
-                parse(given)  # which says what it is
+                parse(given)  # which says what it is, unless it could be read all the same
+                raise JobError(f"job: is a {type(given).__name__}; it must be a mapping")
             job = {name: value for name, value in given.items() if value is not None}
             if "requestid" not in job:
                 job["requestid"] = str(uuid.uuid4())

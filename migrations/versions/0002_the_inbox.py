@@ -38,9 +38,11 @@ end $$;
 create trigger inbox_notify after insert on inbox for each statement execute function inbox_notify();
 """
 
-# where a job came from, to recognise one that is rejected a second time; first, since it can be run again
+# Where a job came from, to recognise one that is rejected a second time. First, since it can be run again: a try
+# that failed leaves an index behind that is of no use.
 INDEX = (
-    "create index concurrently if not exists rejections_place on rejections (door, place) where place <> ''"
+    "drop index concurrently if exists rejections_place",
+    "create index concurrently rejections_place on rejections (door, place) where place <> ''",
 )
 
 DOWN = """
@@ -52,7 +54,8 @@ drop function inbox_notify;
 
 def upgrade() -> None:
     with op.get_context().autocommit_block():
-        op.execute(INDEX)
+        for statement in INDEX:
+            op.execute(statement)
     op.execute(UP)
 
 
