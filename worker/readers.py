@@ -6,6 +6,7 @@ itself (on Redis, on Postgres's notification), so that a raw ``XADD`` or ``INSER
 
 import logging
 import threading
+from collections.abc import Sequence
 from random import uniform
 from typing import Any
 
@@ -15,7 +16,8 @@ from worker import app as process
 from worker.app import app
 from worker.delivery.deliver import Bench
 from worker.delivery.straight import Senders
-from worker.intake.reader import SEATS, Onward
+from worker.intake.reader import SEATS, Onward, Reader
+from worker.settings import SettingsError
 from worker.store.database import told
 from worker.tasks import reader, wake
 
@@ -30,29 +32,34 @@ class Pair:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        bench = Bench(process.engine(), process.api(), process.config(), wake)
-        self._senders = Senders(bench, _go_on, f"send-{name}")
-        self._reader = reader(name, Onward(self._senders.terms, self._senders.offer))
+        self._senders: Senders | None = None
         self._thread = threading.Thread(target=self._read, name=f"read-{name}", daemon=True)
         self._thread.start()
 
     def _read(self) -> None:
         failures = 0
+        found: Reader | None = None
         while _go_on():
             try:
-                self._reader.run(_go_on, waits=True)
+                found = found or self._made()
+                found.run(_go_on, waits=True)
                 failures = 0
-            except (
-                Exception
-            ) as error:  # whatever it was: the next try may find it gone, and somebody has to try
+            except Exception as error:  # whatever it was may be gone by the next try, and somebody has to try
                 failures += 1
-                log.warning("%s: %s; tries again", self._name, told(error))
+                reason = str(error) if isinstance(error, SettingsError) else told(error)
+                log.warning("%s: %s; tries again", self._name, reason)
             process.stopping.wait(AGAIN * uniform(1, 1 + min(failures, 4)))  # noqa: S311 -- not all at once
+
+    def _made(self) -> Reader:
+        bench = Bench(process.engine(), process.api(), process.config(), wake)
+        self._senders = Senders(bench, _go_on, f"send-{self._name}")
+        return reader(self._name, Onward(self._senders.terms, self._senders.offer))
 
     def stop(self, seconds: float) -> None:
         """Wait for the batch and the call that are under way."""
         self._thread.join(seconds)
-        self._senders.close(seconds)
+        if self._senders is not None:
+            self._senders.close(seconds)
 
 
 def _go_on() -> bool:
@@ -63,6 +70,7 @@ class Readers(bootsteps.StartStopStep):
     """The worker's step that starts them after its pool (so never before a fork), and stops them with it."""
 
     requires = ("celery.worker.components:Pool",)
+    pairs: Sequence[Pair] = ()
 
     def include_if(self, worker: Any) -> bool:
         """Only where the worker takes jobs in at all."""

@@ -125,7 +125,7 @@ def calmly(work: Callable[[], None]) -> Callable[[], None]:
     def calm() -> None:
         try:
             work()
-        except (SQLAlchemyError, RedisError, CrowdedError, SettingsError) as error:
+        except (SQLAlchemyError, RedisError, BrokerError, CrowdedError, SettingsError) as error:
             reason = str(error) if isinstance(error, SettingsError) else told(error)
             log.error("%s: %s; the next tick tries again", work.__name__, reason)
 
@@ -147,9 +147,13 @@ def reader(name: str, onward: Onward) -> Reader:
 @calmly
 def intake() -> None:
     """Drain the stream and the inbox, each unless a worker's reader is at it."""
+    left = False
     for name in _OPEN:
         end = time.monotonic() + SLICE
-        reader(name, Onward(lambda: None, lambda _: wake())).run(_until(end), waits=False)
+        found = reader(name, Onward(lambda: None, lambda _: wake())).run(_until(end), waits=False)
+        left = left or (found and time.monotonic() >= end)
+    if left and not process.stopping.is_set():
+        intake.apply_async(expires=60, retry=False)
 
 
 def _until(end: float) -> Callable[[], bool]:
