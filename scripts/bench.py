@@ -1,84 +1,21 @@
 """What ``scripts/bench`` measures, on real servers of its own and the API's simulator answering in 50 ms."""
 
-import os
 import signal
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import psutil
-from sqlalchemy import Engine
+from bench_doors import enqueue, intake, latency
+from bench_kill import kill
+from bench_stand import ROUNDS, Bench, bench, until
 
-from worker import embedded, settings
 from worker.intake.importer import Importer, Outlets, Tally
-from worker.intake.record import Incoming, take_in
 from worker.intake.sources import Options, open_source
 from worker.intake.sources.generate import write_backlog
-from worker.settings import Settings
-from worker.simulator.run import Background
-from worker.store import migrate
 from worker.store.claim import CLAIM, claim
-from worker.store.database import connect
 
-ROUNDS = 3
 INTERACTIONS = 20_000
-LINKED = [{"type": "clid", "value": "someone@example.test"}, {"type": "mediatype", "value": "Email"}]
-
-
-class Bench:
-    """Servers that run, and a clean table for each measurement."""
-
-    def __init__(self, folder: Path, engine: Engine, given: Settings) -> None:
-        self.folder = folder
-        self.engine = engine
-        self.settings = given
-
-    def clean(self) -> None:
-        """Empty every table, and let vacuum begin afresh."""
-        with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
-            conn.exec_driver_sql("truncate interactions, invocations, events, receipts, rejections")
-            conn.exec_driver_sql("vacuum analyze")
-
-    def fill(self, count: int) -> float:
-        """Record so many dispatches; seconds."""
-        start = time.perf_counter()
-        for first in range(0, count, 1000):
-            batch = [
-                Incoming({"externalid": f"e{i}", "route": "R", "linkeddata": LINKED}, f"r{i}")
-                for i in range(first, min(first + 1000, count))
-            ]
-            take_in(self.engine, self.settings, "bench", batch)
-        return time.perf_counter() - start
-
-    def count(self, state: str) -> int:
-        """How many interactions are in a state."""
-        with self.engine.connect() as conn:
-            return conn.exec_driver_sql(
-                "select count(*) from interactions where state = %(s)s::interaction_state", {"s": state}
-            ).scalar_one()
-
-
-@contextmanager
-def bench() -> Iterator[Bench]:
-    """Start the servers."""
-    with (
-        tempfile.TemporaryDirectory() as name,
-        embedded.postgres(Path(name)) as postgres,
-        embedded.redis(Path(name)) as redis,
-        Background() as simulator,
-    ):
-        migrate.upgrade(postgres.url)
-        simulator.faults(delay={"by": 0.05})
-        os.environ.update(
-            DATABASE_URL=postgres.url, REDIS_URL=redis.url, VCC_API_URL=simulator.url, VCC_AUTH_URL=simulator.url,
-            VCC_CLIENT_ID="simulator", VCC_CLIENT_SECRET="simulator",
-        )  # fmt: skip
-        yield Bench(Path(name), connect(postgres.url, pool=10), settings.load())
 
 
 def pools(found: Bench) -> None:
@@ -96,18 +33,14 @@ def pools(found: Bench) -> None:
 def _deliver(found: Bench, pool: str, size: int) -> tuple[float, float, float]:
     found.clean()
     found.fill(INTERACTIONS)
-    log = (found.folder / "worker.log").open("ab")
-    worker = subprocess.Popen(
-        [sys.executable, "-m", "celery", "-A", "worker.app", "worker", "--pool", pool, "-c", str(size)],
-        stdout=log, stderr=log,
-    )  # fmt: skip
+    worker = found.worker("--pool", pool, "--concurrency", str(size))
     try:
-        _until(lambda: psutil.pid_exists(worker.pid) and _ready())
+        until(lambda: psutil.pid_exists(worker.pid) and _ready())
         start = time.perf_counter()
         from worker.tasks import deliver_due  # noqa: PLC0415 - the app reads the environment when it is imported
 
         deliver_due.apply_async()
-        _until(lambda: found.count("dispatched") == INTERACTIONS)
+        until(lambda: found.count("dispatched") == INTERACTIONS)
         rate = INTERACTIONS / (time.perf_counter() - start)
         family = [psutil.Process(worker.pid), *psutil.Process(worker.pid).children(recursive=True)]
         memory = sum(p.memory_full_info().pss for p in family) / 1e6
@@ -116,22 +49,13 @@ def _deliver(found: Bench, pool: str, size: int) -> tuple[float, float, float]:
         worker.wait(60)
         return rate, memory, time.perf_counter() - start
     finally:
-        worker.kill()
-        worker.wait()
+        found.kill(worker)
 
 
 def _ready() -> bool:
     from worker.app import app  # noqa: PLC0415 - the app reads the environment when it is imported
 
     return bool(app.control.ping(timeout=0.3))
-
-
-def _until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 120
-    while not condition():
-        if time.monotonic() > end:
-            sys.exit("did not come about within two minutes")
-        time.sleep(0.01)
 
 
 def import_(found: Bench) -> None:
@@ -198,10 +122,14 @@ def _milliseconds(found: Bench) -> float:
     return statistics.median(taken)
 
 
-MEASUREMENTS = {"pools": pools, "import": import_, "claim": claims}
+MEASUREMENTS = {
+    "pools": pools, "import": import_, "claim": claims,
+    "enqueue": enqueue, "intake": intake, "latency": latency, "kill": kill,
+}  # fmt: skip
 
 if __name__ == "__main__":
-    chosen = sys.argv[1:] or list(MEASUREMENTS)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
+    chosen = sys.argv[1:] or [name for name in MEASUREMENTS if name != "kill"]
     if unknown := set(chosen) - MEASUREMENTS.keys():
         sys.exit(f"no such measurement: {', '.join(unknown)}; there are {', '.join(MEASUREMENTS)}")
     with bench() as ready:

@@ -239,7 +239,8 @@ class Client:
         except RedisError as error:
             if "OOM command" in str(error):  # as Redis before 7 says it of a script
                 return FullError, FULL_MEMORY
-            return SendError, f"Redis refuses the jobs ({error})"
+            # of a command that it does not know Redis quotes the arguments
+            return SendError, f"Redis refuses the jobs ({str(error).partition(', with args')[0]})"
         if added:
             return None
         return (

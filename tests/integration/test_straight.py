@@ -549,6 +549,8 @@ def test_the_short_cut_meets_what_is_known(works: Works, what: str) -> None:
     """Where anything is known of a job it is not dispatched as if nothing were."""
     before, verdict = KNOWN[what]
     works.store.record(*before)
+    while (claimed := works.store.claim_any()) is not None:  # what is due would keep it from the short cut
+        works.store.settle(claimed)
     rows = works.store.one("select count(*) from interactions")
     with works.store.engine.connect() as conn:
         [met], claim = record_and_claim(conn, [dispatch("e", "D")], GRACE, works.senders.terms())

@@ -555,13 +555,30 @@ def test_lost_while_it_waits(house: House) -> None:
 # --- the task -------------------------------------------------------------------------------------
 
 
+@dataclass
+class Asked:
+    """What the task asked for: deliveries, and itself once more."""
+
+    deliveries: int = 0
+    again: int = 0
+
+    def deliver(self) -> None:
+        """Count a delivery that was asked for."""
+        self.deliveries += 1
+
+    def intake(self, **_: Any) -> None:
+        """Count the times that the task asked for itself."""
+        self.again += 1
+
+
 @pytest.fixture
-def woken(house: House, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[None]]:
-    """Let this process be a worker of the house; one for each time that a delivery was asked for."""
+def asked(house: House, monkeypatch: pytest.MonkeyPatch) -> Iterator[Asked]:
+    """Let this process be a worker of the house; tell what its task asks for."""
     monkeypatch.setenv("DATABASE_URL", house.database_url)
     monkeypatch.setenv("REDIS_URL", house.redis_url)
-    found: list[None] = []
-    monkeypatch.setattr(tasks, "wake", lambda: found.append(None))
+    found = Asked()
+    monkeypatch.setattr(tasks, "wake", found.deliver)
+    monkeypatch.setattr(tasks.intake, "apply_async", found.intake)
     process.forget_resources()
     yield found
     process.engine().dispose()
@@ -569,16 +586,16 @@ def woken(house: House, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[None]]
     process.forget_resources()
 
 
-def test_the_task_drains_the_door(house: House, woken: list[None]) -> None:
+def test_the_task_drains_the_door(house: House, asked: Asked) -> None:
     """Where no worker reads, the task takes in what stands at the door, and has it delivered."""
     house.send(*dispatches(*[f"e{n}" for n in range(1_050)]), "5")
     until(lambda: tasks.intake() or not house.left())
     assert house.store.counts() == {"pending": 1_050}
     assert house.store.one("select count(*) from interactions where call is not null") == 0
-    assert (len(house.rejections()), bool(woken)) == (1, True)
+    assert (len(house.rejections()), asked.deliveries > 0) == (1, True)
 
 
-def test_the_task_leaves_the_door_to_its_reader(house: House, woken: list[None]) -> None:
+def test_the_task_leaves_the_door_to_its_reader(house: House, asked: Asked) -> None:
     """Where a worker reads, the task does nothing, and harms nothing."""
     with running(house.reader()) as raised:
         until(house.holder)
@@ -586,11 +603,11 @@ def test_the_task_leaves_the_door_to_its_reader(house: House, woken: list[None])
             tasks.intake()
             house.send(*dispatches(f"e{n}"))
             until(lambda n=n: house.store.counts().get("pending") == n + 1)  # type: ignore[misc]
-    assert (raised, woken) == ([], [])
+    assert (raised, asked) == ([], Asked())
 
 
 def test_the_task_without_redis(
-    house: House, woken: list[None], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    house: House, asked: Asked, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Where one door can't be opened the task says so in one line, and leaves no seat behind."""
     with broken(house, "open", RedisError(WORD)):
@@ -601,9 +618,9 @@ def test_the_task_without_redis(
 
 
 def test_a_busy_stream_does_not_starve_the_inbox(
-    house: House, woken: list[None], monkeypatch: pytest.MonkeyPatch
+    house: House, asked: Asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However much stands in the stream, the task takes in what stands in the inbox too."""
+    """However much stands in the stream, the task takes in what stands in the inbox, and comes again."""
     monkeypatch.setattr(tasks, "SLICE", 0.1)
     monkeypatch.setattr(readers, "BATCH", 10)
     stream, inbox = (replace(house, door=door) for door in ("stream", "inbox"))
@@ -612,6 +629,11 @@ def test_a_busy_stream_does_not_starve_the_inbox(
     tasks.intake()
     assert stream.left()
     assert not inbox.left()
+    assert asked.again == 1
+    until(lambda: tasks.intake() or not stream.left())
+    asked.again = 0
+    tasks.intake()
+    assert asked.again == 0
 
 
 # --- order ----------------------------------------------------------------------------------------
