@@ -1,5 +1,7 @@
 """How migrations run: one at a time, and giving up rather than making a live table wait."""
 
+import time
+
 from alembic import context
 
 from worker import settings
@@ -21,10 +23,12 @@ def run() -> None:
 
 
 def migrate(connection) -> None:
-    connection.exec_driver_sql("set lock_timeout = 0; set statement_timeout = 0")
-    connection.exec_driver_sql(f"select pg_advisory_lock({LOCK})")
-    # only now: the wait for another migration is no wait for a table
-    connection.exec_driver_sql("set lock_timeout = '5s'")
+    connection.exec_driver_sql("set lock_timeout = '5s'; set statement_timeout = 0")
+    # asked again and again: a statement that waits would hold a snapshot, and an index that the other one builds
+    # concurrently waits for every snapshot
+    while not connection.exec_driver_sql(f"select pg_try_advisory_lock({LOCK})").scalar_one():
+        connection.commit()
+        time.sleep(0.1)
     connection.commit()
     try:
         context.configure(connection=connection, target_metadata=metadata, transaction_per_migration=True)

@@ -63,7 +63,7 @@ class Works:
         return int(self.simulator.book()["calls"])
 
     def comes_to(self, condition: Callable[[], bool]) -> None:
-        """Wait for the condition, less long than for a tick; helpers who were asked for do their part."""
+        """Wait for the condition; there is no tick here, but helpers who were asked for do their part."""
 
         def come() -> bool:
             while self.woken:
@@ -71,7 +71,7 @@ class Works:
                 deliver(self.bench)
             return condition()
 
-        until(come, seconds=1.8)
+        until(come)
 
     def sent(self, number: int) -> bool:
         """Whether so many interactions are dispatched."""
@@ -245,7 +245,7 @@ def test_rate_that_is_set(make: Callable[..., Works]) -> None:
     """Under a rate nothing goes ahead of its turn, and all of it goes in its turn."""
     works = make(rate=100.0)
     assert works.take_in(dispatch()) is None
-    until(lambda: works.sent(1))
+    works.comes_to(lambda: works.sent(1))
     assert works.store.one("select next_slot is not null from gate")
 
 
@@ -260,14 +260,14 @@ def test_more_than_one_call_takes(make: Callable[..., Works]) -> None:
     """What does not fit into one call is not claimed with the record, and goes at once all the same."""
     works = make(max_requests=5)
     assert works.take_in(*[dispatch(f"e{n}") for n in range(12)]) is None
-    until(lambda: works.sent(12))
+    works.comes_to(lambda: works.sent(12))
     assert works.simulator.book()["largest_requests"] == 5
 
 
 def test_more_bytes_than_one_call_takes(works: Works) -> None:
     """What has too many bytes for one call is not claimed with the record, and goes at once all the same."""
     assert works.take_in(*[dispatch(f"e{n}", extra={"x": "x" * 60_000}) for n in range(3)]) is None
-    until(lambda: works.sent(3))
+    works.comes_to(lambda: works.sent(3))
 
 
 def test_more_with_its_provider_than_one_call_takes(works: Works) -> None:
@@ -288,7 +288,7 @@ def test_what_is_more_urgent_goes_first(make: Callable[..., Works]) -> None:
     works = make(max_requests=1)
     works.store.record(dispatch("live"))
     assert works.take_in(dispatch("backlog", lane="backlog")) is None
-    until(lambda: works.sent(2))
+    works.comes_to(lambda: works.sent(2))
     assert [c["body"]["requests"][0]["externalid"] for c in works.simulator.calls()] == ["live", "backlog"]
 
 
@@ -361,7 +361,7 @@ def test_failing_api(works: Works, faults: dict[str, Any], reason: str) -> None:
     works.store.run("update gate set closed_until = now(), rate = null, next_slot = null")
     works.store.make_due()
     works.take_in(dispatch("c"))
-    until(lambda: works.sent(3))
+    works.comes_to(lambda: works.sent(3))
     assert works.simulator.book()["redispatched"] == 0
 
 
@@ -426,7 +426,7 @@ def test_goes_on_after_an_exception(works: Works, caplog: pytest.LogCaptureFixtu
     works.store.make_due()
     works.store.run("update interactions set due_at = now()")
     works.take_in(dispatch("last"))
-    until(lambda: works.sent(7))
+    works.comes_to(lambda: works.sent(7))
     assert caplog.messages.count("delivery: ZeroDivisionError; the next tick tries again") == 6
     assert WORD not in caplog.text
 
