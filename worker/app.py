@@ -4,6 +4,7 @@ What a process needs for its work (database, API, Redis) is made on first use, s
 """
 
 import logging
+import os
 import threading
 from collections.abc import Callable
 from functools import wraps
@@ -28,6 +29,8 @@ stopping = threading.Event()
 
 _made: dict[Callable[[], Any], Any] = {}
 _making = threading.RLock()
+# a reader's thread may be at it while the parent forks: the child would wait for that thread, which it does not have
+os.register_at_fork(before=_making.acquire, after_in_parent=_making.release, after_in_child=_making.release)
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 

@@ -46,7 +46,7 @@ def test_workers_killed_while_jobs_come_in(stand: Stand, door: Callable[[Stand],
     stand.settings["VCC_TIMEOUT"] = "1s"
     stand.beat()
     workers = [stand.worker("--pool", "threads", "--concurrency", "4") for _ in range(2)]
-    sent, rounds = 0, 6
+    sent, rounds = 0, 4
     with door(stand) as send:
         for number in range(rounds):
             goal = stand.stats()["invocations"]["calls"] + 1
