@@ -16,7 +16,7 @@ NAMESPACE = 0x564343  # "VCC": other users of the database may take advisory loc
 SILENCE = 15
 """Seconds after which Postgres gives up on a holder that says nothing."""
 
-PLANS = 5.0
+PLANS = 30.0
 """Seconds that prepared plans live: made for a table that was empty, they are slow on one that is not."""
 
 
