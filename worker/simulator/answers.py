@@ -30,6 +30,11 @@ def html(status: int) -> Response:
     return Response(f"<html><body><h1>{status}</h1></body></html>", status, media_type="text/html")
 
 
+def garbled() -> Response:
+    """Answer with JSON that breaks off."""
+    return Response(b'{"message": "Acc', media_type="application/json")
+
+
 class Accepted(Response):
     """200: every request was processed."""
 

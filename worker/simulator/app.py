@@ -26,7 +26,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from worker.simulator.answers import Accepted, Cut, Dripping, Throttled, json_answer, message
+from worker.simulator.answers import Accepted, Cut, Dripping, Throttled, garbled, json_answer, message
 from worker.simulator.book import Book, Call
 from worker.simulator.contract import MAX_BODY, NOT_JSON, Invocation, Refusal, check_headers, read
 from worker.simulator.faults import Door, Faults
@@ -54,6 +54,7 @@ class Simulator:
         at = time.time()
         body = await request.body()
         found = read(body)
+        await self._be_late(request.headers)
         answer = self._answer("invoke", lambda: self._process(request.headers, found, at))
         self._enter(at, request.headers, body, found, answer)
         if isinstance(answer, Throttled):
@@ -111,7 +112,11 @@ class Simulator:
         if (scripted := self._script.answer(door)) is not None:
             return scripted
         answer = process()
-        return Cut() if answer.status_code == 200 and self._script.fires("cut_after", door) else answer
+        if answer.status_code != 200:
+            return answer
+        if self._script.fires("cut_after", door):
+            return Cut()
+        return garbled() if self._script.fires("garbled", door) else answer
 
     def _process(self, headers: Mapping[str, str], found: Invocation | Refusal, at: float) -> Response:
         authorised = self._tokens.authorise(headers.get("authorization", ""))
@@ -153,6 +158,12 @@ class Simulator:
     async def _throttled(self, answer: Throttled) -> None:
         sent_at = time.time()
         self._book.throttled(sent_at, answer.ends(sent_at))
+
+    async def _be_late(self, headers: Mapping[str, str]) -> None:
+        if self._script.fires("revoke", "invoke"):
+            self._tokens.revoke(headers.get("authorization", ""))
+        if (late := self._script.faults.late) and self._script.fires("late", "invoke"):
+            await asyncio.sleep(late.by)
 
     async def _hold_up(self, door: Door, answer: Response) -> Response:
         faults = self._script.faults

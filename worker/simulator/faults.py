@@ -22,7 +22,10 @@ processing, the first in this order that fires answers, and only that one counts
 
 The other rules leave the processing alone::
 
+    revoke        {}            the caller's token is taken back first: 401 until it has a fresh one
+    late          {"by": 9}     seconds between the call and its processing
     cut_after     {}            processed, then closed without an answer
+    garbled       {}            processed, then a 200 whose JSON breaks off
     delay         {"by": 2.5}   seconds between the processing and the answer (or the cut)
     drip          {"over": 10}  the answer's body byte by byte, over so many seconds
 
@@ -69,7 +72,7 @@ class Status(Rule, frozen=True):
 
 
 class Delay(Rule, frozen=True):
-    """Wait ``by`` seconds before the answer."""
+    """Wait ``by`` seconds."""
 
     by: _Positive
 
@@ -91,7 +94,10 @@ class Faults(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit
     status: Status | None = None
     html503: Rule | None = None
     html200: Rule | None = None
+    revoke: Rule | None = None
+    late: Delay | None = None
     cut_after: Rule | None = None
+    garbled: Rule | None = None
     delay: Delay | None = None
     drip: Drip | None = None
     rate: Annotated[int, Meta(ge=1)] | None = None

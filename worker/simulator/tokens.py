@@ -32,6 +32,10 @@ class Tokens:
         scheme, _, token = authorization.partition(" ")
         return scheme == "Bearer" and time.monotonic() < self._expiry.get(token, 0.0)
 
+    def revoke(self, authorization: str) -> None:
+        """Let the token in an ``authorization`` header hold no longer."""
+        self._expiry.pop(authorization.partition(" ")[2], None)
+
     def objection(self, content_type: str, body: bytes) -> tuple[int, str] | None:
         """Say what is wrong with a request for a token: a status and OAuth's error code; None if nothing."""
         if content_type.partition(";")[0].strip() != "application/x-www-form-urlencoded":

@@ -368,3 +368,36 @@ def test_faults_from_the_start() -> None:
     assert answer is not None
     assert answer.status_code == 429
     assert script.answer("invoke") is None
+
+
+def test_an_answer_breaks_off(sim: Background, caller: Caller) -> None:
+    """A garbled answer is a 200 whose JSON can't be read, to what was processed."""
+    sim.faults(garbled={"calls": 1})
+
+    answer = caller.invoke(dispatch("a"))
+    assert answer.status_code == 200
+    with pytest.raises(ValueError, match="Unterminated string"):
+        answer.json()
+    assert sim.book()["dispatched"] == 1
+
+
+def test_a_token_is_taken_back(sim: Background, caller: Caller) -> None:
+    """The revoked token is refused from then on, a fresh one holds."""
+    sim.faults(revoke={"calls": 1})
+
+    assert [caller.invoke(dispatch("a")).status_code for _ in range(2)] == [401, 401]
+    assert sim.book()["dispatched"] == 0
+
+    caller.log_in()
+    assert caller.invoke(dispatch("a")).status_code == 200
+
+
+def test_a_call_is_processed_late(sim: Background, caller: Caller) -> None:
+    """A late call is processed all the same, when its caller has long gone."""
+    sim.faults(late={"calls": 1, "by": 0.3})
+
+    caller.http.timeout = httpx.Timeout(0.1)
+    with pytest.raises(httpx.ReadTimeout):
+        caller.invoke(dispatch("a"))
+    assert sim.book()["dispatched"] == 0
+    until(lambda: sim.book()["dispatched"] == 1)
