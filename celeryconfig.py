@@ -51,11 +51,12 @@ worker_concurrency = 8
 # in memory: nothing to lose, nothing to lock, and any number of beats may run
 beat_scheduler = "celery.beat:Scheduler"
 beat_max_loop_interval = 1
+# no endless pile of ticks after an outage; and none is too old for a worker whose clock is an hour off
+_stale = {"expires": 7200}
 beat_schedule = {
-    # no pile of ticks after an outage
     # for jobs that no worker's own reader takes in; where one does, it has nothing to do
-    "intake": {"task": "vcc.intake", "schedule": 2.0, "options": {"expires": 2}},
-    "sweep": {"task": "vcc.sweep", "schedule": 2.0, "options": {"expires": 2}},
-    "prune": {"task": "vcc.prune", "schedule": 3600.0, "options": {"expires": 3600}},
+    "intake": {"task": "vcc.intake", "schedule": 2.0, "options": _stale},
+    "sweep": {"task": "vcc.sweep", "schedule": 2.0, "options": _stale},
+    "prune": {"task": "vcc.prune", "schedule": 3600.0, "options": _stale},
 }
 timezone = "UTC"

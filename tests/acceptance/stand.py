@@ -47,21 +47,27 @@ class Stand:
             **self.settings,
         }
 
-    def start(self, *command: str) -> subprocess.Popen[bytes]:
-        """Start a command in a process group of its own, its output in a log beside."""
+    def start(self, *command: str, ahead: int = 0) -> subprocess.Popen[bytes]:
+        """Start a command in a process group of its own, its output in a log beside.
+
+        Args:
+            command: of Celery.
+            ahead: seconds by which its clock is wrong.
+        """
         log = (self.folder / f"{command[0]}-{len(self.processes)}.log").open("wb")
+        skewed = ["tests.chaos.skewed", str(ahead)] if ahead else []
         process = subprocess.Popen(
-            [sys.executable, "-m", "celery", "-A", "worker.app", *command],
+            [sys.executable, "-m", *skewed, "celery", "-A", "worker.app", *command],
             cwd=ROOT, env=self.env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         log.close()
         self.processes.append(process)
         return process
 
-    def worker(self, *options: str) -> subprocess.Popen[bytes]:
+    def worker(self, *options: str, ahead: int = 0) -> subprocess.Popen[bytes]:
         """Start a worker."""
         name = f"w{len(self.processes)}@test"
-        return self.start("worker", "--loglevel", "INFO", "-n", name, *options)
+        return self.start("worker", "--loglevel", "INFO", "-n", name, *options, ahead=ahead)
 
     def beat(self) -> subprocess.Popen[bytes]:
         """Start a beat."""

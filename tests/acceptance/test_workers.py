@@ -249,3 +249,18 @@ def test_arguments_that_no_rule_foresaw(stand: Stand) -> None:
     found = stand.until(lambda s: s["states"]["dispatched"] == 1 and s["rejections"] == 2)
     assert found["states"]["awaiting_dispatch"] == 0
     assert WORD not in stand.logs()
+
+
+def test_the_only_worker_is_an_hour_ahead(stand: Stand) -> None:
+    """Ticks that a clock in order has stamped are not too old for a worker whose own is wrong."""
+    engine = stand.engine()
+    with engine.begin() as conn:
+        gate.pause(conn, "until the worker is there")
+    stand.worker("--pool", "threads", ahead=3600)
+    enqueue(stand.producer(), [job(f"e-{i}") for i in range(100)])
+    stand.until(lambda s: s["states"]["pending"] == 100)
+    with engine.begin() as conn:
+        gate.resume(conn)
+    engine.dispose()
+    stand.beat()
+    stand.until(lambda s: s["states"]["dispatched"] == 100)

@@ -26,6 +26,16 @@ from tests.chaos.system import System, running
 LIMIT = 30.0
 """Seconds in which the system has to serve again after a fault."""
 
+QUICK = [
+    "worker-killed",
+    "child-killed",
+    "connections-dropped",
+    "postgres-killed",
+    "redis-killed",
+    "cut-after",
+]
+"""What ``--quick`` plays."""
+
 GAP = 2.0
 """Seconds of peace before a fault."""
 
@@ -95,12 +105,20 @@ def endure(system: System, order: list[Fault], rng: random.Random, scale: float)
 
 def run(
     seed: Annotated[int | None, typer.Option(help="Of an earlier run, to have the same again.")] = None,
-    jobs: Annotated[int, typer.Option(min=10, help="Dispatches; half as many releases.")] = 20_000,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="1,000 dispatches and a few short faults: a minute or two.")
+    ] = False,
+    jobs: Annotated[
+        int | None, typer.Option(min=10, help="Dispatches; half as many releases.", show_default="20000")
+    ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="How often each fault strikes.")] = 1,
     seconds: Annotated[
         float | None, typer.Option(min=1, help="Over which jobs are sent; else as long as the faults take.")
     ] = None,
-    scale: Annotated[float, typer.Option(min=0.1, max=10, help="Makes each fault shorter or longer.")] = 1.0,
+    scale: Annotated[
+        float | None,
+        typer.Option(min=0.1, max=10, help="Makes each fault shorter or longer.", show_default="1"),
+    ] = None,
     fault: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Only this one (may be repeated).")
     ] = None,
@@ -132,10 +150,17 @@ def run(
             if outage is not None:
                 figures, good = play_outage(system, outage, say)
             else:
-                names = fault or list(FAULTS)
+                names = (fault or (QUICK if quick else list(FAULTS))) * rounds
                 seed = secrets.randbelow(10**6) if seed is None else seed
-                say(f"seed {seed}: {jobs:,} dispatches, {len(names) * rounds} faults")
-                figures, good = chaos(system, names * rounds, random.Random(seed), jobs, seconds, scale)
+                order = Order(
+                    names=names,
+                    jobs=jobs or (1_000 if quick else 20_000),
+                    scale=scale or (0.3 if quick else 1.0),
+                    seconds=seconds,
+                    patient=not quick,
+                )
+                say(f"seed {seed}: {order.jobs:,} dispatches, {len(names)} faults")
+                figures, good = chaos(system, order, random.Random(seed))
                 figures = {"seed": seed, **figures}
     if as_json:
         print(json.dumps(figures, indent=2))
@@ -145,19 +170,37 @@ def run(
     sys.exit(0 if good else 1)
 
 
-def chaos(
-    system: System, names: list[str], rng: random.Random, jobs: int, seconds: float | None, scale: float
-) -> tuple[dict[str, Any], bool]:
+@dataclass(frozen=True)
+class Order:
+    """What is to be played.
+
+    Attributes:
+        names: of the faults.
+        jobs: dispatches.
+        scale: of each fault's time.
+        seconds: over which the jobs are sent; None: as long as the faults will take.
+        patient: wait for what Celery gives back of dead workers, after 150 seconds.
+    """
+
+    names: list[str]
+    jobs: int
+    scale: float
+    seconds: float | None
+    patient: bool
+
+
+def chaos(system: System, order: Order, rng: random.Random) -> tuple[dict[str, Any], bool]:
     """Play everything; the figures, and whether all is as promised."""
-    order = [FAULTS[name] for name in names]
-    rng.shuffle(order)
-    load = plan(jobs, jobs // 2, rng)
+    faults = [FAULTS[name] for name in order.names]
+    rng.shuffle(faults)
+    load = plan(order.jobs, order.jobs // 2, rng)
     sing(system)  # all is up
     # a fault takes its time, its recovery and a little peace
-    producers = Producers(system, load, seconds or sum(f.seconds * scale + 8 for f in order))
-    played = endure(system, order, rng, scale)
+    seconds = order.seconds or sum(fault.seconds * order.scale + 8 * min(order.scale, 1) for fault in faults)
+    producers = Producers(system, load, seconds)
+    played = endure(system, faults, rng, order.scale)
     producers.finish()
-    say(f"all sent and all faults over; at rest after {rest(system):.1f} s")
+    say(f"all sent and all faults over; at rest after {rest(system, patient=order.patient):.1f} s")
     first = judge(system, load, complete=False)
     nodes = muster(system)
     say("every job once more under its requestid")
@@ -171,7 +214,7 @@ def chaos(
         all(p.fine for p in played.values())
         and all(took is not None and took <= LIMIT for took in nodes.values())
         and not (first.counts or last.counts or last.unrecorded or orphans)
-        and (not first.unrecorded.keys() - {"celery"} or "redis-lost" in names)
+        and (not first.unrecorded.keys() - {"celery"} or "redis-lost" in order.names)
     )
     return {
         "faults": [asdict(p) for p in played.values()],

@@ -106,14 +106,15 @@ def _clock(seconds: int) -> Play:
     @contextmanager
     def play(system: System, rng: random.Random) -> Iterator[None]:
         node = _node(system, rng)
-        for service in (node.worker, node.beat):
-            service.command = ("-m", "tests.chaos.skewed", str(seconds), *service.command[2:])
+        commands = {service: service.command for service in (node.worker, node.beat)}
+        for service, (_, *module) in commands.items():
+            service.command = ("-m", "tests.chaos.skewed", str(seconds), *module)
             service.tell(signal.SIGTERM)
         try:
             yield
         finally:
-            for service in (node.worker, node.beat):
-                service.command = ("-m", *service.command[3:])
+            for service, command in commands.items():
+                service.command = command
                 service.tell(signal.SIGTERM)
 
     return play
