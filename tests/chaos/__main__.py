@@ -39,7 +39,7 @@ QUICK = [
 GAP = 2.0
 """Seconds of peace before a fault."""
 
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 120)
 
 
 @dataclass

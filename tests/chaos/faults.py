@@ -15,9 +15,13 @@ import redis
 
 from tests.chaos import deploy
 from tests.chaos.system import CELERY, TIMEOUT, Node, Service, System
+from worker.embedded import Server
 
 SHORT, LONG = 4.0, 15.0
 """Seconds that a fault lasts: two calls; more than two leases."""
+
+KEEPALIVE = 20.0
+"""Seconds after which a worker's kernel gives up a connection to Postgres that is half-open."""
 
 HOUR = 3600
 
@@ -73,23 +77,29 @@ def _machine_down(system: System, rng: random.Random) -> Iterator[None]:
     yield
 
 
-@contextmanager
-def _child_killed(system: System, _: random.Random) -> Iterator[None]:
-    for pid in system.nodes["two"].worker.children():
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-        time.sleep(0.3)
-    yield
-
-
-@contextmanager
-def _worker_frozen(system: System, rng: random.Random) -> Iterator[None]:
-    worker = _node(system, rng).worker
-    worker.tell_all(signal.SIGSTOP)
-    try:
+def _children(number: signal.Signals) -> Play:
+    @contextmanager
+    def play(system: System, _: random.Random) -> Iterator[None]:
+        for pid in system.nodes["two"].worker.children():
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+            time.sleep(0.3)
         yield
-    finally:
-        worker.tell_all(signal.SIGCONT)
+
+    return play
+
+
+def _frozen(service: Callable[[Node], Service]) -> Play:
+    @contextmanager
+    def play(system: System, rng: random.Random) -> Iterator[None]:
+        frozen = service(_node(system, rng))
+        frozen.tell_all(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            frozen.tell_all(signal.SIGCONT)
+
+    return play
 
 
 @contextmanager
@@ -120,6 +130,21 @@ def _clock(seconds: int) -> Play:
     return play
 
 
+# --- servers --------------------------------------------------------------------------------------
+
+
+def _server_frozen(server: Callable[[System], Server]) -> Play:
+    @contextmanager
+    def play(system: System, _: random.Random) -> Iterator[None]:
+        server(system).freeze()
+        try:
+            yield
+        finally:
+            server(system).thaw()
+
+    return play
+
+
 # --- Redis --------------------------------------------------------------------------------------
 
 
@@ -138,12 +163,9 @@ def _redis_killed(seconds: float, *, with_data: bool) -> Play:
 
 
 @contextmanager
-def _redis_frozen(system: System, _: random.Random) -> Iterator[None]:
-    system.redis.freeze()
-    try:
-        yield
-    finally:
-        system.redis.thaw()
+def _redis_restarted(system: System, _: random.Random) -> Iterator[None]:
+    system.redis.restart()
+    yield
 
 
 @contextmanager
@@ -174,12 +196,11 @@ def _postgres_restarted(system: System, _: random.Random) -> Iterator[None]:
 
 
 @contextmanager
-def _postgres_frozen(system: System, _: random.Random) -> Iterator[None]:
-    system.postgres.freeze()
-    try:
-        yield
-    finally:
-        system.postgres.thaw()
+def _backend_killed(system: System, _: random.Random) -> Iterator[None]:
+    """One of Postgres's own processes: it ends all the others, and recovers as after a crash."""
+    for (pid,) in system.rows("select pid from pg_stat_activity where application_name = 'vcc' limit 1"):
+        os.kill(pid, signal.SIGKILL)
+    yield
 
 
 DROP = """select pg_terminate_backend(pid) from pg_stat_activity
@@ -252,10 +273,12 @@ def _net(server: str, how: str) -> Play:
 def _catalogue() -> Iterator[Fault]:
     yield Fault("worker-killed", _signalled(signal.SIGKILL, _worker), serves=True)
     yield Fault("worker-terminated", _signalled(signal.SIGTERM, _worker), serves=True)
-    yield Fault("worker-frozen", _worker_frozen, LONG, serves=True)
-    yield Fault("child-killed", _child_killed, serves=True)
+    yield Fault("worker-frozen", _frozen(_worker), LONG, serves=True)
+    yield Fault("child-killed", _children(signal.SIGKILL), serves=True)
+    yield Fault("child-terminated", _children(signal.SIGTERM), serves=True)
     yield Fault("beat-killed", _signalled(signal.SIGKILL, _beat), serves=True)
     yield Fault("beat-terminated", _signalled(signal.SIGTERM, _beat), serves=True)
+    yield Fault("beat-frozen", _frozen(_beat), LONG, serves=True)
     yield Fault("machine-down", _machine_down, serves=True)
     yield Fault("more-beats", _more_beats, 2 * SHORT, serves=True)
     yield Fault("clock-ahead", _clock(HOUR), LONG, serves=True)
@@ -263,11 +286,13 @@ def _catalogue() -> Iterator[Fault]:
     yield Fault("deploy", deploy.play, serves=True)
     yield Fault("redis-killed", _redis_killed(SHORT, with_data=False), 0)
     yield Fault("redis-lost", _redis_killed(SHORT, with_data=True), 0)
-    yield Fault("redis-frozen", _redis_frozen, LONG)
+    yield Fault("redis-restarted", _redis_restarted, 0)
+    yield Fault("redis-frozen", _server_frozen(lambda system: system.redis), LONG)
     yield Fault("redis-full", _redis_full, 2 * SHORT)
     yield Fault("postgres-killed", _postgres_killed, 0)
     yield Fault("postgres-restarted", _postgres_restarted, 0)
-    yield Fault("postgres-frozen", _postgres_frozen, LONG)
+    yield Fault("postgres-frozen", _server_frozen(lambda system: system.postgres), LONG)
+    yield Fault("backend-killed", _backend_killed)
     yield Fault("connections-dropped", _connections_dropped, 0)
     yield Fault("out-of-connections", _out_of_connections, 2 * SHORT)
     yield Fault("throttled", _api(throttle={"retry_after": 2}))
@@ -288,7 +313,7 @@ def _catalogue() -> Iterator[Fault]:
     for server in ("postgres", "redis", "api"):
         yield Fault(f"{server}-cut", _net(server, "cut"), 2 * SHORT, serves=True)
         yield Fault(f"{server}-slow", _net(server, "slow"), 2 * SHORT, serves=True)
-        yield Fault(f"{server}-half-open", _net(server, "half-open"), 2 * LONG, serves=True)
+        yield Fault(f"{server}-half-open", _net(server, "half-open"), KEEPALIVE, serves=True)
 
 
 FAULTS = {fault.name: fault for fault in _catalogue()}

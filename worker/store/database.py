@@ -80,7 +80,7 @@ def connect(url: str, *, pool: int = 5) -> Engine:
             "keepalives_idle": 10,
             "keepalives_interval": 5,
             "keepalives_count": 3,
-            "tcp_user_timeout": 30_000,
+            "tcp_user_timeout": 20_000,  # milliseconds; it also bounds what the three above make of it
         },
     )
 
