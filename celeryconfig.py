@@ -1,5 +1,7 @@
 """Celery's settings: values only. Each that differs from Celery's default says why."""
 
+import ssl
+
 from kombu import Exchange, Queue
 
 from worker import settings
@@ -8,6 +10,8 @@ _settings = settings.load()
 _url = _settings.redis_url
 
 broker_url = _url.get_secret_value() if _url else "redis://127.0.0.1:6379/0"
+# unless the URL says otherwise; kombu would take any certificate
+broker_use_ssl = {"ssl_cert_reqs": ssl.CERT_REQUIRED} if broker_url.startswith("rediss:") else None
 broker_transport_options = {
     # nothing is ever held longer: no ETA, no countdown, no long task
     "visibility_timeout": 150,

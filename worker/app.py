@@ -5,17 +5,19 @@ What a process needs for its work (database, API, Redis) is made on first use, s
 
 import logging
 import os
+import signal
 import threading
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar
 
 import redis
-from celery import Celery, signals
+from celery import Celery, bootsteps, signals
 from sqlalchemy import Engine
 
 from worker import settings
 from worker.settings import Settings
+from worker.stopping import Stopping
 from worker.store.database import connect
 from worker.vonage.invoke import Api
 
@@ -24,8 +26,8 @@ T = TypeVar("T")
 app = Celery("vcc", include=["worker.tasks", "worker.readers"])
 app.config_from_object("celeryconfig")
 
-stopping = threading.Event()
-"""Set when the worker is told to stop, so that loops end after the call that they are in."""
+stopping = Stopping()
+"""Set when the worker is told to stop, in all its processes."""
 
 _made: dict[Callable[[], Any], Any] = {}
 _making = threading.RLock()
@@ -73,15 +75,44 @@ def redis_client() -> "redis.Redis":
     return redis.Redis.from_url(config().redis(), socket_timeout=5, socket_connect_timeout=5, protocol=2)
 
 
-@signals.worker_process_init.connect
-def forget_resources(**_: Any) -> None:
-    """Start a forked process with resources of its own."""
-    _made.clear()
+class Ending(bootsteps.StartStopStep):
+    """The worker's step that has it end in time, however it is told to."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    def start(self, _worker: Any) -> None:
+        """Begin to watch, after the pool has forked."""
+        stopping.enforce(forked=False)
+
+    def register_with_event_loop(self, _worker: Any, hub: Any) -> None:
+        """Wake the event loop with the order; it would look a second later."""
+        hub.add_reader(stopping.fileno(), lambda: None)
+
+    def close(self, worker: Any) -> None:
+        """Tell everybody, should it be no signal that stops the worker."""
+        stopping.set(worker.exitcode or 0)
+
+
+app.steps["worker"].add(Ending)
 
 
 @signals.worker_shutting_down.connect
 def _stop(**_: Any) -> None:
     stopping.set()
+
+
+@signals.worker_process_init.connect
+def start_child(**_: Any) -> None:
+    """Start a forked process with resources of its own; it stops when its parent is told to."""
+    _made.clear()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which may be sent to the whole group
+    stopping.enforce(forked=True)
+
+
+@signals.worker_process_shutdown.connect
+def _end_child(**_: Any) -> None:
+    if stopping.is_set():
+        os._exit(0)  # billiard would sleep for another second
 
 
 @signals.setup_logging.connect

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from random import uniform
 from typing import Any
 
-from celery import bootsteps
+from celery import bootsteps, signals
 
 from worker import app as process
 from worker.app import app
@@ -51,15 +51,15 @@ class Pair:
             process.stopping.wait(AGAIN * uniform(1, 1 + min(failures, 4)))  # noqa: S311 -- not all at once
 
     def _made(self) -> Reader:
-        bench = Bench(process.engine(), process.api(), process.config(), wake)
+        bench = Bench(process.engine(), process.api(), process.config(), wake, process.stopping)
         self._senders = Senders(bench, _go_on, f"send-{self._name}")
         return reader(self._name, Onward(self._senders.terms, self._senders.offer))
 
-    def stop(self, seconds: float) -> None:
-        """Wait for the batch and the call that are under way."""
-        self._thread.join(seconds)
+    def join(self, **_: Any) -> None:
+        """Wait for the batch and the calls that are under way."""
+        self._thread.join()
         if self._senders is not None:
-            self._senders.close(seconds)
+            self._senders.close()
 
 
 def _go_on() -> bool:
@@ -67,7 +67,7 @@ def _go_on() -> bool:
 
 
 class Readers(bootsteps.StartStopStep):
-    """The worker's step that starts them after its pool (so never before a fork), and stops them with it."""
+    """The worker's step that starts them after its pool (so never before a fork); they stop with the worker."""
 
     requires = ("celery.worker.components:Pool",)
     pairs: Sequence[Pair] = ()
@@ -79,12 +79,8 @@ class Readers(bootsteps.StartStopStep):
     def start(self, worker: Any) -> None:
         """Start a pair for each door."""
         self.pairs = [Pair(name) for name in SEATS]
-
-    def stop(self, worker: Any) -> None:
-        """Let them finish what is under way."""
-        process.stopping.set()
-        for pair in self.pairs:
-            pair.stop(process.config().lease)
+        for pair in self.pairs:  # at the very end: the pool need not wait for them
+            signals.worker_shutdown.connect(pair.join, weak=False)
 
 
 app.steps["worker"].add(Readers)

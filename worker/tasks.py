@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 WAKE_KEY = "vcc:wake"
 WAKE_SECONDS = 2
+STALE = 7200
+"""Seconds after which a wake-up is dropped; long, for it is told by two clocks, and one may be off."""
 
 DOOR = {"base": discreet.Door, "bind": True, "acks_late": True, "reject_on_worker_lost": True}
 
@@ -44,7 +46,7 @@ def wake() -> None:
     """Ask for a delivery, unless one is asked for already. If it gets lost, the next tick asks again."""
     try:
         if process.redis_client().set(WAKE_KEY, 1, nx=True, ex=WAKE_SECONDS):
-            deliver_due.apply_async(expires=60, retry=False)
+            deliver_due.apply_async(expires=STALE, retry=False)
     except (RedisError, BrokerError, SettingsError) as error:
         log.warning("could not wake a delivery (%s); the next tick does", type(error).__name__)
 
@@ -153,7 +155,7 @@ def intake() -> None:
         found = reader(name, Onward(lambda: None, lambda _: wake())).run(_until(end), waits=False)
         left = left or (found and time.monotonic() >= end)
     if left and not process.stopping.is_set():
-        intake.apply_async(expires=60, retry=False)
+        intake.apply_async(expires=STALE, retry=False)
 
 
 def _until(end: float) -> Callable[[], bool]:
@@ -167,7 +169,7 @@ def deliver_due() -> None:
     # the key goes back first, then the table is read: whoever records after that wakes the next one
     _forget_wake()
     end = time.monotonic() + SLICE
-    bench = Bench(process.engine(), process.api(), process.config(), wake)
+    bench = Bench(process.engine(), process.api(), process.config(), wake, process.stopping)
     deliver(bench, go_on=_until(end))
 
 
@@ -194,3 +196,5 @@ def prune_old() -> None:
     for table, gone in prune(process.engine(), process.config().keep_for):
         if gone:
             log.info("pruned %d rows of %s", gone, table)
+        if process.stopping.is_set():
+            break

@@ -1,7 +1,5 @@
 """Workers in earnest: Celery's doors, deaths, outages."""
 
-import os
-import signal
 from typing import Any
 
 import pytest
@@ -173,24 +171,6 @@ def test_a_route_that_the_api_refuses(stand: Stand) -> None:
     assert 20 <= found["states"]["failed"] <= 25
     assert found["states"]["failed"] + found["states"]["pending"] == 5000
     assert stand.simulator.book()["calls"] <= 150
-
-
-def test_a_worker_stops_within_seconds_and_loses_nothing(stand: Stand) -> None:
-    """A worker told to stop ends after the calls that it is in; the rest waits for the next one."""
-    stand.settings["VCC_MAX_REQUESTS"] = "20"
-    stand.simulator.faults(delay={"by": 0.1})
-    enqueue(stand.producer(), [job(f"e-{i}") for i in range(2000)])
-    worker = stand.worker("--pool", "threads")
-    stand.until(lambda s: s["states"]["dispatched"] > 0)
-    os.kill(worker.pid, signal.SIGTERM)
-    worker.wait(timeout=10)
-    found = stand.stats()
-    assert found["states"]["pending"] > 0
-    assert found["in_flight"] == 0
-    stand.worker("--pool", "threads")
-    stand.beat()
-    stand.until(lambda s: s["states"]["dispatched"] == 2000)
-    assert stand.simulator.book()["repeated_requestids"] == 0
 
 
 def test_a_pause_outlives_outages_and_restarts(stand: Stand) -> None:

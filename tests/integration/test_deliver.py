@@ -369,9 +369,9 @@ def test_pause_between_a_probe_and_its_call(works: Works) -> None:
 
 def test_half_the_lease_gone_before_the_call(works: Works) -> None:
     """A worker that was held up gives its rows back instead of sending them as their lease ends."""
-    end = time.monotonic() + 0.3
 
     def held_up() -> None:
+        end = time.monotonic() + 0.3
         until(lambda: time.monotonic() > end)
 
     works.dispatch("a", "b")

@@ -17,6 +17,7 @@ from worker.delivery.pack import pack
 from worker.domain.job import LIMIT, envelope
 from worker.domain.outcome import Accepted, Forbidden, Misdirected, Outcome, Refused, Unauthorised
 from worker.settings import Settings
+from worker.stopping import NEVER, Stopping
 from worker.store import gate
 from worker.store.claim import Claim, claim, give_back
 from worker.store.gate import Passage
@@ -47,12 +48,14 @@ class Bench:
         api: the Interactions API.
         settings: limits, lease and rate.
         wake: starts a helper where more is due than one call takes.
+        stopping: the order to send nothing any more.
     """
 
     engine: Engine
     api: Api
     settings: Settings
     wake: Callable[[], None]
+    stopping: Stopping = NEVER
 
 
 def deliver(bench: Bench, *, go_on: Callable[[], bool] = lambda: True) -> int:
@@ -114,7 +117,8 @@ def carry(bench: Bench, load: Load) -> After:
     if not _may_send(bench, load):
         _give_back(bench, claimed, passage)
         return After.STOP
-    outcome = bench.api.invoke(body)
+    with bench.stopping.calling():
+        outcome = bench.api.invoke(body)
     _tell(claimed, outcome)
     left = settle(bench.engine, claimed, passage, outcome, len(body), _bounds(bench.settings))
     if not isinstance(outcome, Accepted | Refused):
@@ -125,9 +129,13 @@ def carry(bench: Bench, load: Load) -> After:
 def _enter(bench: Bench) -> Passage | None:
     with bench.engine.begin() as conn:
         passage = gate.enter(conn, lease=bench.settings.lease, limit=bench.settings.rate)
-    if passage is not None and passage.wait > 0:
-        time.sleep(passage.wait)
-    return passage
+    if passage is None or not bench.stopping.wait(passage.wait):
+        return passage
+    if passage.probe:
+        with bench.engine.begin() as conn:
+            gate.leave(conn)
+    bench.wake()
+    return None
 
 
 def _claim(bench: Bench, passage: Passage) -> Claim | None:
@@ -159,7 +167,9 @@ def _pack(bench: Bench, claimed: Claim) -> tuple[bytes, Claim]:
 
 
 def _may_send(bench: Bench, load: Load) -> bool:
-    """Whether the valve is still open and the lease has enough left for a whole call."""
+    """Whether no stop is ordered, the valve is still open, and the lease has enough left for a whole call."""
+    if bench.stopping.is_set():
+        return False
     most = bench.settings.lease / 2
     if load.fresh and time.monotonic() - load.since < min(FRESH, most):
         return True
@@ -169,11 +179,18 @@ def _may_send(bench: Bench, load: Load) -> bool:
 
 
 def _give_back(bench: Bench, claimed: Claim, passage: Passage) -> None:
-    log.info("call %d not made: the valve closed before it was sent", claimed.call)
+    stopped = bench.stopping.is_set()
+    log.info(
+        "call %d not made: %s",
+        claimed.call,
+        "the worker stops" if stopped else "the valve closed before it was sent",
+    )
     with bench.engine.begin() as conn:
         give_back(conn, claimed.call, [row.id for row in claimed.rows])
         if passage.probe:
             gate.leave(conn)
+    if stopped:
+        bench.wake()  # somebody else's turn
 
 
 def _bounds(settings: Settings) -> Bounds:

@@ -62,7 +62,7 @@ class Senders:
         else:
             self._bench.wake()
 
-    def close(self, seconds: float) -> None:
+    def close(self, seconds: float | None = None) -> None:
         """End the threads when they have sent what they were offered; the reader must have ended before."""
         for _ in self._threads:
             self._queue.put(_END)

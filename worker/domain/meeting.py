@@ -59,7 +59,7 @@ class Family:
     Attributes:
         open: the open one; a release held for a named dispatch does not count.
         waiting: the one that waits for the open one's release.
-        newest: the newest ended one.
+        newest: the newest ended one; before one that never reached the API, an older one that VCC may hold.
         by_dispatch: those that a release may name, and the holds, by ``dispatch_requestid``.
         held_routes: routes whose rows wait for an operator.
         grace: seconds that a release waits for its dispatch.
@@ -134,6 +134,9 @@ def _meets_nothing_open(family: Family, ask: Ask) -> Met:
 
 def _meets_its_release(family: Family, ask: Ask, row: Interaction) -> Met:
     _fill(row, ask)
+    if row.may_hold:  # an older lifecycle was accepted after all: the release has to be sent
+        life.to_pending(row)
+        return Met(Verdict.OPENED, row)
     life.move(row, State.CANCELLED, "released before its dispatch came")
     family.open, family.newest = None, row
     return Met(Verdict.CANCELLED, row)
@@ -234,8 +237,10 @@ def _on_held(family: Family, row: Interaction, ask: Ask) -> Met:
     if ask.door != "force":
         return Met(Verdict.NOTHING, row, "release ignored: one is held for the dispatch already")
     row.provider = ask.job.provider or row.provider
+    replaced = row.release_requestid
+    life.request_release(row, ask.requestid)
     life.to_releasing(row)
-    return Met(Verdict.RELEASING, row, "released by force")
+    return Met(Verdict.RELEASING, row, "released by force", replaced)
 
 
 def _on_waiting(family: Family, row: Interaction, ask: Ask) -> Met:

@@ -123,7 +123,8 @@ def _marks(row: Any) -> Sequence[Moment]:
 
 def _calls(conn: Connection, row: Any) -> Sequence[Moment]:
     found = conn.exec_driver_sql(
-        """select *, %(id)s = any (releases) as release from invocations
+        # by name: who may look may not see the answers, which may repeat what customers wrote
+        """select id, ids, started_at, status, outcome, error, %(id)s = any (releases) as release from invocations
         where ids @> array[%(id)s::bigint] and started_at between %(since)s and %(until)s order by id""",
         {"id": row["id"], "since": row["created_at"], "until": row["updated_at"]},
     )

@@ -24,6 +24,7 @@ ROUNDS = 50
 UNIQUE_VIOLATION = "23505"
 
 Known = dict[str, tuple[str, str]]
+_NEVER_SENT = frozenset((State.CANCELLED, State.ORPHANED))
 _HOLD = "hold"  # the action of a requestid that is only known because a release waits for it
 
 
@@ -196,8 +197,15 @@ def _families(conn: Connection, asks: Sequence[Ask], grace: float) -> dict[str, 
             union all
             (select id from interactions where externalid = a.externalid and state = 'waiting' limit 1)
             union all
-            (select id from interactions where externalid = a.externalid and {ENDED_ROW}
-             and state <> 'awaiting_dispatch' order by id + 0 desc limit 1)) x
+            (select e.id from (
+                select id, state from interactions where externalid = a.externalid and {ENDED_ROW}
+                  and state <> 'awaiting_dispatch' order by id + 0 desc limit 1) newest
+             cross join lateral (
+                select newest.id union all
+                (select id from interactions where newest.state in ('cancelled', 'orphaned')
+                   and externalid = a.externalid and {ENDED_ROW}
+                   and state not in ('awaiting_dispatch', 'cancelled', 'orphaned')
+                 order by id + 0 desc limit 1)) e)) x
         union all
         select x.id from named n cross join lateral (
             select id from interactions where dispatch_requestid = n.requestid limit 1) x""",
@@ -217,7 +225,9 @@ def _place(families: dict[str, Family], row: Interaction) -> None:
     if row.state is State.WAITING:
         family.waiting = row
     elif row.state in FINAL:
-        family.newest = row  # they come in the order of their ids
+        # they come in the order of their ids; what never reached the API hides nothing that VCC may hold
+        if not (row.state in _NEVER_SENT and family.newest is not None and family.newest.leftover):
+            family.newest = row
     elif not row.is_hold:
         family.open = row
 

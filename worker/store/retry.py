@@ -16,6 +16,10 @@ from worker.store.rows import ENDED_ROW, OPEN_ROW
 
 BATCH = 1000
 
+SENT_SINCE = """state not in ('awaiting_dispatch', 'orphaned')
+    and not (state = 'cancelled' and i.state = 'release_failed')"""
+"""What makes a given-up row history; what never reached the API does not make a release that failed so."""
+
 
 @dataclass(frozen=True, slots=True)
 class Which:
@@ -36,7 +40,7 @@ class Which:
             sql += " and i.externalid in (select jsonb_array_elements_text(%(externalids)s::jsonb))"
             params["externalids"] = as_json(list(self.externalids))
         # arm by arm, as the partial indexes are; an older lifecycle may have come to life again
-        for arm in (OPEN_ROW, "state = 'waiting'", f"{ENDED_ROW} and id > i.id"):
+        for arm in (OPEN_ROW, "state = 'waiting'", f"{ENDED_ROW} and id > i.id and {SENT_SINCE}"):
             sql += f" and not exists (select from interactions where externalid = i.externalid and {arm})"
         return sql, params
 

@@ -225,6 +225,17 @@ def test_retry_leaves_an_open_one_alone(store: Store) -> None:
     assert retry(store.engine, Which()) == 0
 
 
+def test_retry_of_a_release_before_a_cancelled_dispatch(store: Store) -> None:
+    """A release that failed is not history for a dispatch behind it that was never sent, nor for a hold."""
+    store.record(dispatch())
+    store.deliver()
+    store.record(release(), dispatch(), release())
+    store.deliver(Refused)
+    store.record(release(dispatch_requestid="d"))
+    assert store.states() == ["release_failed", "cancelled", "awaiting_dispatch"]
+    assert retry(store.engine, Which("release_failed")) == 1
+
+
 def test_retry_in_batches(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every row is taken up, however many there are."""
     monkeypatch.setattr("worker.store.retry.BATCH", 2)

@@ -10,8 +10,10 @@ from sqlalchemy.exc import DBAPIError
 from tests.factories import Store, dispatch, release, settings, together
 from tests.waiting import until
 from worker.domain.meeting import Ask
+from worker.domain.outcome import Refused
 from worker.intake.record import Incoming, Taken, raw, take_in
 from worker.store import record as recording
+from worker.store.expiry import expire_holds
 from worker.store.record import CrowdedError
 
 OPEN = "('pending', 'dispatched', 'releasing', 'awaiting_dispatch')"
@@ -251,6 +253,42 @@ def test_force_releases_what_is_not_known(store: Store) -> None:
     claimed = store.deliver()
     assert (claimed.provider, claimed.rows[0].action) == ("P", "release")
     assert store.row().state == "released"
+
+
+def test_force_sends_a_held_release_as_a_job_of_its_own(store: Store) -> None:
+    """A held release that an operator forces goes under the operator's requestid; both jobs stay known."""
+    held, forced = release(requestid="r1"), release(requestid="r2", door="force", provider="P")
+    assert store.verdicts(held, forced) == ["held", "releasing"]
+    assert store.deliver().rows[0].requestid == "r2"
+    assert store.verdicts(held, forced) == ["repeated", "repeated"]
+
+
+def test_cancelled_successor_hides_no_failed_release(store: Store) -> None:
+    """A release that failed is tried again, though a dispatch that waited for it was cancelled meanwhile."""
+    store.record(dispatch())
+    store.deliver()
+    assert store.verdicts(release(), dispatch(), release()) == ["releasing", "waits", "cancelled"]
+    store.deliver(Refused)
+    assert store.states() == ["release_failed", "cancelled"]
+    assert store.verdicts(release()) == ["releasing"]
+
+
+@pytest.mark.parametrize("comes", [True, False], ids=["cancelled", "orphaned"])
+def test_spent_hold_hides_nothing_that_may_be_held(store: Store, comes: bool) -> None:
+    """A release held by name, once over, keeps none from an earlier lifecycle that VCC may hold."""
+    store.record(dispatch("a"), dispatch("b"))
+    store.claim()
+    store.make_due()
+    for _ in "ab":
+        store.settle(store.claim(limit=1), Refused)
+    for name in "ab":
+        store.record(release(name, dispatch_requestid=f"d-{name}"), grace=1e-6)
+        if comes:
+            store.record(dispatch(name, f"d-{name}"))
+    expire_holds(store.engine)
+    assert store.states("a") == ["failed", "cancelled" if comes else "orphaned"]
+    assert store.verdicts(release("a"), dispatch("b")) == ["releasing", "opened"]
+    assert store.row("b").may_hold
 
 
 def test_held_route_keeps_new_jobs(store: Store) -> None:

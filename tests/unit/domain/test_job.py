@@ -98,6 +98,10 @@ def test_absent_members_stay_absent() -> None:
             "action: is 'drop'; allowed are dispatch, release",
         ),
         ({**DISPATCH, "lane": "fast"}, "lane: is 'fast'; allowed are live, backlog"),
+        (
+            {**DISPATCH, "linkeddata": [{"type": "clid", "value": ""}], "lane": "fast"},
+            "lane: is 'fast'; allowed are live, backlog",
+        ),
         ({**DISPATCH, "lane": 1.5}, "lane: is a decimal number; allowed are live, backlog"),
         ({**DISPATCH, "lane": "x" * 41}, f"lane: is '{'x' * 39}…'; allowed are live, backlog"),
         ({**DISPATCH, "again": 1}, "again: is a number; it must be true or false"),
@@ -134,6 +138,7 @@ def test_absent_members_stay_absent() -> None:
         ),
         ({**DISPATCH, "extra": []}, "extra: is a list; it must be an object"),
         ({**DISPATCH, "extra": {7: 7}}, "extra: has a number for a name; names must be strings"),
+        ({**DISPATCH, "extra": {"a": 7, 7: 7}}, "extra: has a number for a name; names must be strings"),
         (
             {**DISPATCH, "extra": {"route": "X"}},
             "extra.route: is a field of the job itself; extra is for other members",
@@ -215,6 +220,13 @@ def test_number_that_json_does_not_have(number: bytes) -> None:
     told = "extra.x[0]: is not a finite number; JSON takes no other"
     assert refusal(NESTED % (b"[%s]" % number)) == told
     assert refusal({**DISPATCH, "extra": {"x": [float(number)]}}) == told
+
+
+@pytest.mark.parametrize("digits", [1, 4300])
+def test_number_that_can_be_kept_is_not_to_blame(digits: int) -> None:
+    """Beside a whole number of as many digits as are allowed another fault is told."""
+    text = b'{"externalid":"e","route":"R","extra":{"n":%s,"x":"\\u0000"}}' % (b"9" * digits)
+    assert refusal(text) == "extra.x: holds a NUL character, which the database can't keep"
 
 
 def test_members_of_one_name() -> None:

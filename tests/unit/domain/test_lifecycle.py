@@ -96,6 +96,7 @@ def test_giving_up(it: Interaction, state: State) -> None:
     """A given-up action fails; but a remembered release is sent where VCC may hold the interaction."""
     life.give_up(it, "given up")
     assert it.state is state
+    assert it.reason == (None if state is S.RELEASING else "given up")
 
 
 @pytest.mark.parametrize(

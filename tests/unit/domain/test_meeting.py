@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import pytest
 
 from tests.factories import GRACE, dispatch, release, row
+from worker.domain.job import interaction, size
 from worker.domain.lifecycle import FINAL, IN_WORK, NEVER, NOW, Interaction, State
-from worker.domain.meeting import Ask, Family, Met, Verdict, meet
+from worker.domain.meeting import LEAVES_NO_MARK, Ask, Family, Met, Verdict, meet
 
 S, V = State, Verdict
 
@@ -77,6 +78,12 @@ RELEASES: dict[str, tuple[Verdict, Verdict, Verdict, State | None]] = {
     "release_failed unsure": (V.NOTHING, V.NOTHING, V.NOTHING, S.RELEASING),
 }
 
+CANCELLED = {
+    "waiting": "released before it was sent",
+    "pending": "released before it was sent",
+    "failed": "released; its dispatch was never accepted",
+}
+
 
 def assert_whole(it: Family, rows: Sequence[Interaction]) -> None:
     """Check what must hold of any externalid's lifecycles."""
@@ -87,8 +94,18 @@ def assert_whole(it: Family, rows: Sequence[Interaction]) -> None:
     assert len(waiting) <= 1
     assert it.open is (opened[0] if opened else None)
     assert it.waiting is (waiting[0] if waiting else None)
+    assert it.newest is None or it.newest.state in FINAL
     for r in everything:
         assert (r.due is not None) == (r.state in IN_WORK | {S.AWAITING_DISPATCH})
+
+
+def assert_carries(it: Interaction, ask: Ask) -> None:
+    """Check that the row carries what the dispatch asks for, and its size on the wire."""
+    job = ask.job
+    wire = interaction("dispatch", ask.requestid, job.externalid, job.route, job.request())
+    assert (it.externalid, it.dispatch_requestid, it.route) == (job.externalid, ask.requestid, job.route)
+    assert (it.lane, it.provider) == (job.lane, job.provider or "")
+    assert (it.request, it.bytes) == (job.request(), size(wire))
 
 
 def meeting(rows: Sequence[Interaction], ask: Ask) -> tuple[Met, Family]:
@@ -98,6 +115,13 @@ def meeting(rows: Sequence[Interaction], ask: Ask) -> tuple[Met, Family]:
     met_by = family(*rows)
     met = meet(met_by, ask)
     assert_whole(met_by, rows)
+    assert met.row is not None
+    assert any(met.row is it for it in (*rows, *met_by.added))
+    if met.verdict in LEAVES_NO_MARK:  # so that the timeline shows something of it
+        assert met.detail
+    elif ask.job.action == "dispatch":
+        assert_carries(met.row, ask)
+    assert met.verdict in LEAVES_NO_MARK or met.row.changed or met.row in met_by.added
     return met, met_by
 
 
@@ -113,7 +137,8 @@ def test_tables_are_complete() -> None:
 @pytest.mark.parametrize("name", DISPATCHES)
 def test_dispatch(name: str, door: str) -> None:
     """A dispatch opens a lifecycle, waits, is a duplicate, or is cancelled by a release that came first."""
-    ask = dispatch(again=door == "again", door="import" if door == "import" else "job")
+    door_of = "import" if door == "import" else "job"
+    ask = dispatch(again=door == "again", door=door_of, lane="backlog", provider="P", extra={"x": 1})
     rows = known(name)
     before = [it.state for it in rows]
     met, after = meeting(rows, ask)
@@ -124,9 +149,14 @@ def test_dispatch(name: str, door: str) -> None:
         assert (met.row.state, met.row.dispatch_requestid, met.row.due) == (S.PENDING, ask.requestid, NOW)
     if met.verdict is V.WAITS:
         assert after.waiting is met.row
+        assert met.row is not None
+        assert not met.row.may_hold  # that is known when the one before has settled
         assert [it.state for it in rows] == before
     if met.verdict is V.DUPLICATE:
-        assert met.detail.startswith("duplicate dispatch ignored: ")
+        there = (
+            "imported before" if door == "import" and name != "waiting" else f"one is {before[-1]} already"
+        )
+        assert met.detail == f"duplicate dispatch ignored: {there}"
         assert ([it.state for it in rows], after.added) == (before, [])
 
 
@@ -149,6 +179,8 @@ def test_release(name: str, door: str) -> None:
         assert "release_requested" in met.row.marks or name == "release_failed"  # it has its time already
     if met.verdict is V.RELEASING:
         assert after.open is met.row
+    if met.verdict is V.CANCELLED:
+        assert rows[-1].reason == CANCELLED[name]
 
 
 @pytest.mark.parametrize(
@@ -193,19 +225,71 @@ def test_import_takes_again() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ask", "verdict", "state"),
+    ("ask", "verdict", "state", "detail"),
     [
-        (release(), V.NOTHING, S.AWAITING_DISPATCH),
-        (release(dispatch_requestid="D"), V.HELD, S.AWAITING_DISPATCH),
-        (release(door="force", provider="P"), V.RELEASING, S.RELEASING),
+        (
+            release(),
+            V.NOTHING,
+            S.AWAITING_DISPATCH,
+            "release ignored: one is held for the dispatch already",
+        ),
+        (release(dispatch_requestid="D"), V.HELD, S.AWAITING_DISPATCH, ""),
+        (release(door="force", provider="P"), V.RELEASING, S.RELEASING, "released by force"),
     ],
 )
-def test_release_meets_a_held_one(ask: Ask, verdict: Verdict, state: State) -> None:
+def test_release_meets_a_held_one(ask: Ask, verdict: Verdict, state: State, detail: str) -> None:
     """A second release adds nothing to a held one, one that names a dispatch is held beside it, force sends it."""
     it = row(S.AWAITING_DISPATCH)
     met, _ = meeting([it], ask)
-    assert (met.verdict, it.state) == (verdict, state)
-    assert it.provider == ("P" if verdict is V.RELEASING else "")
+    assert (met.verdict, it.state, met.detail) == (verdict, state, detail)
+    if verdict is V.RELEASING:  # under the new requestid: the old one is kept, for it may come again
+        assert (it.provider, it.release_requestid, met.replaced) == ("P", ask.requestid, "L")
+    else:
+        assert (it.provider, it.release_requestid, met.replaced) == ("", "L", None)
+
+
+def test_dispatch_meets_its_release() -> None:
+    """A dispatch whose release came first is over, and says why."""
+    it = row(S.AWAITING_DISPATCH)
+    met, after = meeting([it], dispatch())
+    assert (met.verdict, it.reason) == (V.CANCELLED, "released before its dispatch came")
+    assert (after.open, after.newest) == (None, it)
+
+
+def test_dispatch_meets_a_release_that_has_to_be_sent() -> None:
+    """Where VCC may hold an older lifecycle, the dispatch is sent, and after it the release that came first."""
+    it = row(S.AWAITING_DISPATCH, may_hold=True)
+    met, _ = meeting([it], dispatch())
+    assert (met.verdict, met.row, it.state, it.due) == (V.OPENED, it, S.PENDING, NOW)
+    assert it.release_remembered
+
+
+def test_forced_release_keeps_the_provider_that_is_known() -> None:
+    """A held release that is sent by force and names no provider goes under the one that it had."""
+    it = row(S.AWAITING_DISPATCH, provider="P")
+    meeting([it], release(door="force"))
+    assert it.provider == "P"
+
+
+@pytest.mark.parametrize(("given", "provider"), [({"provider": "P"}, "P"), ({}, "")])
+def test_forced_release_of_what_is_not_known(given: dict[str, str], provider: str) -> None:
+    """What was dispatched elsewhere is released at once, under the provider that the job names."""
+    met, _ = meeting([], release("else", "L", door="force", **given))
+    assert met.row is not None
+    assert (met.row.externalid, met.row.provider, met.row.due) == ("else", provider, NOW)
+    assert met.row.bytes == len('{"action":"release","requestid":"L","externalid":"else"}')
+
+
+@pytest.mark.parametrize("named", [None, "D"])
+def test_held_release(named: str | None) -> None:
+    """A release that came first waits in its lane for the grace period; the same one again finds it held."""
+    it = family()
+    met = meet(it, release("first", "L", lane="backlog", dispatch_requestid=named))
+    assert met.row is not None
+    assert (met.row.externalid, met.row.lane, met.row.due) == ("first", "backlog", GRACE)
+    assert (met.row.release_requestid, met.row.dispatch_requestid) == ("L", named)
+    again = meet(it, release("first", dispatch_requestid=named))
+    assert (again.verdict, again.row) == (V.NOTHING, met.row)
 
 
 @pytest.mark.parametrize(
@@ -220,6 +304,22 @@ def test_release_names_an_orphan() -> None:
     """A release for a dispatch whose release was orphaned already changes nothing."""
     met, _ = meeting([row(S.ORPHANED, dispatch_requestid="D")], release(dispatch_requestid="D"))
     assert met.verdict is V.NOTHING
+
+
+def test_dispatch_of_an_orphan() -> None:
+    """A dispatch whose release has waited in vain is not sent: it was released before it came."""
+    it = row(S.ORPHANED, dispatch_requestid="D")
+    met, after = meeting([it], dispatch(requestid="D"))
+    assert (met.verdict, met.row, it.state, after.added) == (V.NOTHING, it, S.ORPHANED, [])
+    assert met.detail == "dispatch ignored: its release had come, and the grace period is over"
+
+
+def test_dispatch_and_its_release_by_name_in_one_batch() -> None:
+    """A release finds the dispatch that it names also where that came a moment before."""
+    it = family()
+    opened = meet(it, dispatch(requestid="D"))
+    met = meet(it, release(dispatch_requestid="D"))
+    assert (met.verdict, met.row) == (V.CANCELLED, opened.row)
 
 
 def test_held_by_name_waits_beside_the_open_one() -> None:
@@ -242,16 +342,17 @@ def test_dispatch_meets_the_release_that_names_it() -> None:
     """The dispatch that a release was held for is never sent, whatever else is open."""
     it = row(S.DISPATCHED, dispatch_requestid="OLD")
     hold = row(S.AWAITING_DISPATCH, dispatch_requestid="NEW")
-    met, after = meeting([it, hold], dispatch(requestid="NEW"))
-    assert (met.verdict, hold.state, after.open) == (V.CANCELLED, S.CANCELLED, it)
+    met, after = meeting([it, hold], dispatch(requestid="NEW", provider="P"))
+    assert (met.verdict, met.row, hold.state, after.open) == (V.CANCELLED, hold, S.CANCELLED, it)
+    assert hold.reason == "released before its dispatch came"
 
 
 def test_again_meets_the_release_that_names_it() -> None:
     """Where the dispatch also ends the open lifecycle, VCC may hold that: both dispatch and release are sent."""
     it = row(S.DISPATCHED, dispatch_requestid="OLD")
     hold = row(S.AWAITING_DISPATCH, dispatch_requestid="NEW")
-    met, after = meeting([it, hold], dispatch(requestid="NEW", again=True))
-    assert (met.verdict, it.state, hold.state) == (V.OPENED, S.ENDED, S.PENDING)
+    met, after = meeting([it, hold], dispatch(requestid="NEW", provider="P", again=True))
+    assert (met.verdict, met.row, it.state, hold.state) == (V.OPENED, hold, S.ENDED, S.PENDING)
     assert (after.open, hold.may_hold, hold.release_remembered) == (hold, True, True)
 
 
@@ -282,11 +383,22 @@ def test_held_route_takes_jobs_in_and_keeps_them() -> None:
     assert met.row.due == NEVER
 
 
+@pytest.mark.parametrize(
+    ("held", "call", "due"), [("R", None, NOW), ("R", 7, 9.0), ("S", None, 9.0)], ids=["held", "sent", "free"]
+)
+def test_held_route_does_not_keep_a_release(held: str, call: int | None, due: float) -> None:
+    """A dispatch that was perhaps sent, and waits with its route, goes on at once when its release comes."""
+    it = row(S.PENDING, unsure=[7], call=call, due=9.0)
+    assert meet(family(it, held=frozenset(held)), release()).verdict is V.REMEMBERED
+    assert it.due == due
+
+
 def test_second_release_of_a_failed_one_takes_the_place_of_the_first() -> None:
     """A release that was refused goes again under the new job's requestid; the old one is kept."""
     it = row(S.RELEASE_FAILED)
     met, _ = meeting([it], release(requestid="NEW"))
     assert (met.replaced, it.release_requestid) == ("L", "NEW")
+    assert met.detail == "released again after it had failed"
 
 
 def test_lifecycles_of_one_batch_in_their_order() -> None:
@@ -305,6 +417,13 @@ def test_old_lifecycle_does_not_pass_for_the_newest() -> None:
     assert meet(it, release(dispatch_requestid="OLD")).verdict is V.NOTHING
     assert meet(it, release()).verdict is V.RELEASING
     assert new.state is S.RELEASING
+
+
+def test_release_of_the_open_one_leaves_the_ended_one() -> None:
+    """Behind a lifecycle that is released the one that ended before is still the newest ended one."""
+    old, new = row(S.ENDED, dispatch_requestid="OLD"), row(S.DISPATCHED)
+    _, after = meeting([old, new], release())
+    assert (after.open, after.newest) == (new, old)
 
 
 def test_release_carries_the_provider_of_its_dispatch() -> None:

@@ -18,7 +18,7 @@ from worker.domain.outcome import (
     Unauthorised,
     Unknown,
 )
-from worker.domain.settlement import GROUP_HEAD_START, Circumstances, is_spent, settle_row
+from worker.domain.settlement import GROUP_HEAD_START, Circumstances, is_spent, settle_row, take_back
 
 S = State
 CALL, OTHER = 7, 5
@@ -55,7 +55,7 @@ def test_final_outcomes(state: State, done: State, given_up: State) -> None:
     """Accepted takes the row on, a refusal of it alone fails it."""
     it = in_flight(state)
     settle(it, Accepted)
-    assert (it.state, it.unsure, it.cap, it.last_error) == (done, [], None, None)
+    assert (it.state, it.unsure, it.cap, it.last_error, it.clock_reset) == (done, [], None, None, True)
     it = in_flight(state)
     settle(it, Refused)
     assert (it.state, it.unsure, it.reason) == (given_up, [], "refused by the API")
@@ -70,6 +70,17 @@ def test_no_fault_of_the_row(state: State, kind: type[Outcome]) -> None:
     settle(it, kind, size=9)
     assert (it.state, it.due, it.attempts, it.unsure, it.cap) == (state, NOW, 0, [], None)
     assert it.clock_reset
+
+
+@pytest.mark.parametrize("kind", [Misdirected, Forbidden])
+@pytest.mark.parametrize(("size", "due", "attempts", "cap"), [(1, 40.0, 1, None), (2, -3600.0, 0, 1)])
+def test_odd_row_makes_way(
+    kind: type[Outcome], size: int, due: float, attempts: int, cap: int | None
+) -> None:
+    """While others are taken, one row alone waits ten times longer than others, two go on by themselves."""
+    it = in_flight()
+    settle(it, kind, size=size, others_succeed=True)
+    assert (it.state, it.due, it.attempts, it.cap) == (S.PENDING, due, attempts, cap)
 
 
 @pytest.mark.parametrize("state", [S.PENDING, S.RELEASING])
@@ -90,14 +101,12 @@ def test_unknown_stays_unsure(state: State) -> None:
     assert not it.clock_reset
 
 
-def test_unknown_while_others_succeed_lowers_the_cap() -> None:
+@pytest.mark.parametrize(("size", "cap"), [(9, 4), (2, 1), (1, None)])
+def test_unknown_while_others_succeed_lowers_the_cap(size: int, cap: int | None) -> None:
     """Where other calls succeed, something in this one may be poison: it travels in fewer company."""
     it = in_flight()
-    settle(it, Unknown, size=9, others_succeed=True)
-    assert it.cap == 4
-    alone = in_flight()
-    settle(alone, Unknown, size=1, others_succeed=True)
-    assert alone.cap is None
+    settle(it, Unknown, size=size, others_succeed=True)
+    assert it.cap == cap
 
 
 @pytest.mark.parametrize(("size", "cap"), [(500, 250), (3, 1), (2, 1)])
@@ -245,3 +254,33 @@ def test_what_was_never_sent_is_never_given_up() -> None:
     assert it.state is S.PENDING
     assert not is_spent(row(sent_for=1e9), 100.0)
     assert not is_spent(row(unsure=[1]), 100.0)
+    assert not is_spent(row(unsure=[1], sent_for=100.0), 100.0)
+
+
+def test_taken_back() -> None:
+    """A row whose call was not made is as if it had never been claimed."""
+    it = in_flight(unsure=[OTHER, CALL], attempts=3, cap=2)
+    take_back(it, CALL)
+    assert (it.state, it.call, it.due, it.attempts, it.unsure, it.cap) == (
+        S.PENDING,
+        None,
+        NOW,
+        2,
+        [OTHER],
+        2,
+    )
+    assert (it.changed, it.clock_reset) == (True, False)
+
+
+def test_taken_back_from_a_call_that_lost_it() -> None:
+    """What another call has taken meanwhile stays with it."""
+    it = in_flight(call=9, unsure=[CALL, 9], attempts=2)
+    take_back(it, CALL)
+    assert (it.call, it.due, it.attempts, it.unsure, it.changed) == (9, KEPT, 2, [9], True)
+
+
+def test_taken_back_with_a_release_remembered() -> None:
+    """A dispatch that was not sent after all is not sent any more once its release has come."""
+    it = in_flight(release_requestid="L")
+    take_back(it, CALL)
+    assert (it.state, it.reason) == (S.CANCELLED, "released before anything could have reached the API")
