@@ -5,6 +5,7 @@ log; those are then dropped. Here nobody sees them, and messages that can't be u
 """
 
 import logging
+from collections.abc import Callable
 from random import uniform
 from typing import Any
 
@@ -12,9 +13,13 @@ import celery
 from celery.exceptions import InvalidTaskError, Reject
 from celery.worker.consumer import Consumer as CeleryConsumer
 from celery.worker.request import Request as CeleryRequest
+from kombu.transport import TRANSPORT_ALIASES
+from kombu.transport import redis as transport
+from kombu.utils.encoding import bytes_to_str
+from kombu.utils.json import loads
 from sqlalchemy.exc import SQLAlchemyError
 
-from worker.app import engine, stopping
+from worker.app import engine, redis_client, stopping
 from worker.domain.job import printable
 from worker.intake.record import raw
 from worker.settings import SettingsError
@@ -25,15 +30,30 @@ log = logging.getLogger(__name__)
 
 HIDDEN = "(hidden)"
 
+ODD = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What Celery and kombu raise of a message that has not the shape they expect: it would end the worker."""
+
+
+NOT_THE_PRODUCERS = ("shadow", "argsrepr", "kwargsrepr", "timelimit")
+"""Headers by which a producer would put words of its own into logs and Flower, or end the worker's children."""
+
+
+class UnusableError(InvalidTaskError):
+    """A message can't be used; the text is ours, and quotes nothing of it."""
+
 
 class Request(CeleryRequest):
     """A request that hides its arguments and refuses a body that can't be read."""
 
     def __init__(self, message: Any, **options: Any) -> None:
         try:
-            message.payload  # noqa: B018 - otherwise read in the pool, where the failure would be acknowledged
+            body = message.payload  # otherwise read in the pool, where the failure would be acknowledged
         except Exception as error:
-            raise InvalidTaskError(f"its body can't be read: {type(error).__name__}") from None
+            raise UnusableError(f"its body can't be read: {type(error).__name__}") from None
+        if not _is_call(body):
+            raise UnusableError("its body holds no arguments")
+        for name in NOT_THE_PRODUCERS:
+            message.headers.pop(name, None)
         super().__init__(message, **options)
 
     @property
@@ -52,6 +72,13 @@ class Request(CeleryRequest):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.humaninfo()}>"
+
+
+def _is_call(body: Any) -> bool:
+    """Whether a message's body has the shape of a call, in either of Celery's protocols."""
+    if isinstance(body, dict):
+        body = (body.get("args", []), body.get("kwargs", {}), {})
+    return len(body) == 3 and all(map(isinstance, body, (list, dict, dict | None)))
 
 
 class Task(celery.Task):
@@ -112,23 +139,75 @@ class Consumer(CeleryConsumer):
 
     def on_invalid_task(self, body: Any, message: Any, exc: BaseException) -> None:
         """Keep a message that breaks Celery's protocol."""
-        self._keep(
-            message, f"message: {exc}" if isinstance(exc, InvalidTaskError) else "message: is not usable"
-        )
+        self._keep(message, f"message: {exc}" if isinstance(exc, UnusableError) else "message: is not usable")
 
     def on_decode_error(self, message: Any, exc: BaseException) -> None:
         """Keep a message whose body can't be read."""
         self._keep(message, f"message: its body can't be read: {type(exc).__name__}")
 
+    def create_task_handler(self, *args: Any, **options: Any) -> Callable[[Any], Any]:
+        """Handle messages as Celery does, and keep those that it would fall over."""
+        handle = super().create_task_handler(*args, **options)
+
+        def handle_or_keep(message: Any) -> Any:
+            try:
+                return handle(message)
+            except ODD as error:
+                if message.acknowledged:
+                    raise
+                return self._keep(message, f"message: is not usable ({type(error).__name__})")
+
+        return handle_or_keep
+
     def _keep(self, message: Any, reason: str) -> None:
         body = message.body if isinstance(message.body, bytes) else str(message.body).encode(errors="replace")
+        message.ack() if _kept_whole(body, reason) else message.requeue()
+
+
+def _kept_whole(body: bytes, reason: str) -> bool:
+    """Keep what can't be used; False, after a moment, if it has to go back to its queue."""
+    try:
+        # this is the thread that reads the queues: better the message comes again than everybody waits
+        reject(engine(), "celery", [Rejection(body, reason)], seconds=2)
+    except (SQLAlchemyError, SettingsError) as error:
+        log.warning("a message that can't be used goes back to its queue (%s)", type(error).__name__)
+        stopping.wait(1)
+        return False
+    log.error("rejected a message: %s", reason, extra={"action": "reject"})
+    return True
+
+
+class Channel(transport.Channel):
+    """A channel that keeps what somebody has pushed onto a queue and is no message: it would end the worker."""
+
+    def _get_client(self) -> Any:
+        channel = self
+
+        class Client(super()._get_client()):  # type: ignore[misc]
+            def parse_response(self, connection: Any, command: str, **options: Any) -> Any:
+                found = super().parse_response(connection, command, **options)
+                return found if command != "BRPOP" or not found or channel.usable(*found) else None
+
+        return Client
+
+    def usable(self, queue: bytes, item: bytes) -> bool:
+        """Whether an item that was just taken off a queue is a message; otherwise it is kept, or put back."""
         try:
-            # this is the thread that reads the queues: better the message comes again than everybody waits
-            reject(engine(), "celery", [Rejection(body, reason)], seconds=2)
-        except (SQLAlchemyError, SettingsError) as error:
-            log.warning("a message that can't be used goes back to its queue (%s)", type(error).__name__)
-            stopping.wait(1)
-            message.requeue()
-        else:
-            log.error("rejected a message: %s", reason, extra={"action": "reject"})
-            message.ack()
+            message = self.Message(loads(bytes_to_str(item)), channel=self)  # type: ignore[no-untyped-call]
+            info = message.delivery_info
+            texts = (message.delivery_tag, info["exchange"], info["routing_key"])
+            fits = isinstance(message.headers, dict) and all(isinstance(text, str) for text in texts)
+        except ODD:
+            fits = False
+        if not fits and not _kept_whole(item, "message: is no Celery message"):
+            redis_client().lpush(queue, item)
+        return fits
+
+
+class Transport(transport.Transport):
+    """Redis with such channels."""
+
+    Channel = Channel
+
+
+TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), f"{__name__}:Transport"))

@@ -17,6 +17,8 @@ HOME = Path(os.environ.get("VCC_HOME", ".vcc"))
 """Where ``vcc up`` keeps the data of the embedded servers and says where they listen."""
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_LONGEST = 36_500
+"""Days that a duration may have; added to the present, more would be past the end of Postgres's calendar."""
 
 
 class SettingsError(Exception):
@@ -30,18 +32,24 @@ def seconds(text: object) -> float:
     900.0
     """
     if isinstance(text, int | float):
-        return float(text)
+        return _bounded(float(text))
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)\s*", str(text))
     if not found:
-        raise ValueError(f"{text!r} is no duration: write it like 30s, 15m, 24h or 7d")
-    return float(found[1]) * _UNITS[found[2]]
+        raise ValueError(f"{str(text)[:40]!a} is no duration: write it like 30s, 15m, 24h or 7d")
+    return _bounded(float(found[1]) * _UNITS[found[2]])
+
+
+def _bounded(found: float) -> float:
+    if not 0 < found <= _LONGEST * _UNITS["d"]:
+        raise ValueError(f"a duration has to be more than 0s, and {_LONGEST}d at most")
+    return found
 
 
 def _empty_is_none(value: object) -> object:
     return None if isinstance(value, str) and not value.strip() else value
 
 
-Duration = Annotated[float, BeforeValidator(seconds), Field(gt=0)]
+Duration = Annotated[float, BeforeValidator(seconds)]
 OptionalDuration = Annotated[Duration | None, BeforeValidator(_empty_is_none)]
 
 
@@ -59,8 +67,8 @@ class Settings(BaseSettings):
     auth_url: str = ""
     allow_http: bool = False
     max_requests: int = Field(500, ge=1, le=10_000)
-    rate: Annotated[float | None, BeforeValidator(_empty_is_none)] = Field(None, gt=0)
-    timeout: Duration = 30.0
+    rate: Annotated[float | None, BeforeValidator(_empty_is_none)] = Field(None, ge=0.001, le=10_000)
+    timeout: Annotated[Duration, Field(le=604_800)] = 30.0
     give_up_after: Duration = 86_400.0
     release_grace: Duration = 86_400.0
     assume_ended_after: OptionalDuration = None
@@ -71,6 +79,14 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return frozenset(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _readable(cls, value: object) -> object:
+        # a byte of the environment that is no UTF-8 comes as half a character, which nothing can be sent or stored with
+        if isinstance(value, str) and re.search("[\0\ud800-\udfff]", value):
+            raise ValueError("holds a NUL or bytes that are no UTF-8; set it anew")
+        return value
 
     @model_validator(mode="before")
     @classmethod
@@ -121,8 +137,8 @@ def running() -> dict[str, str]:
     try:
         found = json.loads((HOME / "run.json").read_text())
         os.kill(found["pid"], 0)
-        return dict(found["env"])
-    except (OSError, OverflowError, TypeError, ValueError, KeyError):
+        return {name: value for name, value in found["env"].items() if isinstance(value, str)}
+    except (OSError, AttributeError, OverflowError, RecursionError, TypeError, ValueError, KeyError):
         return {}
 
 

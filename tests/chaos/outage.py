@@ -39,7 +39,9 @@ def outage(system: System, minutes: float, say: Callable[[str], None]) -> tuple[
         "drained_per_second_before": round(before),
         "drained_per_second_after": round(after),
     }
-    return found, meanwhile <= max(8, PROBES * minutes) and list(states) == ["dispatched"] and after > before / 2
+    return found, meanwhile <= max(8, PROBES * minutes) and list(states) == [
+        "dispatched"
+    ] and after > before / 2
 
 
 def _execute(system: System, statement: str) -> None:

@@ -122,7 +122,7 @@ class System:
             "VCC_CLIENT_ID": "simulator",
             "VCC_CLIENT_SECRET": "simulator",
             "VCC_TIMEOUT": f"{TIMEOUT}s",
-            "VCC_MAX_REQUESTS": "50",
+            "VCC_MAX_REQUESTS": "200",
             "VCC_HOME": str(self.folder / "home"),
         }
 

@@ -19,6 +19,7 @@ from urllib.parse import parse_qs
 import certifi
 import pytest
 
+from tests.certificate import CERTIFICATE
 from worker.domain import outcome
 from worker.domain.outcome import Outcome
 from worker.settings import Settings, SettingsError
@@ -30,25 +31,6 @@ TOKEN = "/Auth/connect/token"
 INVOKE = "/interactions/Invoke"
 BODY = b'{"requests":[{"action":"dispatch","externalid":"Jane Doe"}]}'
 SECRET = "hush/&=hush"
-
-# Signs itself for localhost; made for these tests alone.
-CERTIFICATE = """\
------BEGIN PRIVATE KEY-----
-MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgeGzsqx5LYvsaCzZl
-Mtnt8RSMby0TOfjkNzJY1oakmzyhRANCAAR/KAqmfoTW/foPEaPFJnoWGyKgITSs
-T/6yM/62tecarYtMiixgh0b6Sc+tjXQiOyk0DISBxJ2vI7nxMMUma8P3
------END PRIVATE KEY-----
------BEGIN CERTIFICATE-----
-MIIBZzCCAQ2gAwIBAgIBATAKBggqhkjOPQQDAjAUMRIwEAYDVQQDDAlsb2NhbGhv
-c3QwIBcNMjAwMTAxMDAwMDAwWhgPMjExOTAxMDEwMDAwMDBaMBQxEjAQBgNVBAMM
-CWxvY2FsaG9zdDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABH8oCqZ+hNb9+g8R
-o8UmehYbIqAhNKxP/rIz/ra15xqti0yKLGCHRvpJz62NdCI7KTQMhIHEna8jufEw
-xSZrw/ejTjBMMBoGA1UdEQQTMBGCCWxvY2FsaG9zdIcEfwAAATAPBgNVHRMBAf8E
-BTADAQH/MB0GA1UdDgQWBBT8xTu/FhrvQWmHS7N/oBSY8FODWDAKBggqhkjOPQQD
-AgNIADBFAiEAylfGFDvBdkQ5s2g0Q55DeBZAmsvPr772PKR7PBP8WyUCIFkIcavJ
-G4VP32sAcEZaJ2z0lRTSvO4G2RUhfizNOdLs
------END CERTIFICATE-----
-"""
 
 
 @dataclass
@@ -280,7 +262,7 @@ def test_a_connection_is_kept(server: Server, connect: Connect) -> None:
         (
             Reply(200, b"{}", {"content-encoding": "gzip"}),
             outcome.Unknown,
-            "HTTP 200, but the answer broke off (DecodingError)",
+            "HTTP 200, but the answer is packed in a way that was not asked for",
         ),
     ],
 )

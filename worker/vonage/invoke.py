@@ -11,6 +11,7 @@ from worker.settings import Settings
 from worker.vonage.auth import TokenError, Tokens
 from worker.vonage.classify import Received, classify
 from worker.vonage.deadline import Deadline
+from worker.vonage.echo import without_token, without_words
 from worker.vonage.transport import again, check_urls, exchange, open_client
 
 MEDIA_TYPE = "application/vnd.newvoicemedia.v1+json"
@@ -47,7 +48,8 @@ class Api:
             return _timed(error.outcome, time.monotonic() - started)
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError) as error:
             got = error
-        return classify(got, seconds=time.monotonic() - started, now=datetime.now(UTC))
+        outcome = classify(got, seconds=time.monotonic() - started, now=datetime.now(UTC))
+        return without_words(outcome, body) if outcome.answer.error and outcome.answer.body else outcome
 
     def check(self) -> Outcome:
         """Get a token and nothing else; Accepted where there is one."""
@@ -77,9 +79,7 @@ class Api:
             "content-type": "application/json",
         }
         got = exchange(self._client, self._settings.invoke_url, deadline, headers=headers, content=body)
-        # The answer is kept for operators to read; a gateway that repeats our headers must not leak this.
-        clean = got.body.replace(token.encode(), b"***")
-        return Received(got.status, got.headers, clean, got.fault)
+        return Received(got.status, got.headers, without_token(got.body, token), got.fault)
 
 
 def _timed(outcome: Outcome, seconds: float) -> Outcome:

@@ -1,6 +1,7 @@
 """One HTTP exchange, safely: which addresses are allowed, how the client is set up, how much is read."""
 
 import ipaddress
+import zlib
 from collections.abc import Mapping
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from importlib import metadata
@@ -14,6 +15,8 @@ from worker.vonage.deadline import Deadline, bind, within
 
 CAP = 64 * 1024
 """Bytes of an answer that are read; what is longer is no answer of this API."""
+
+TOO_LONG = "the answer is too long"
 
 CONNECT = 5.0
 """Seconds for one attempt to connect."""
@@ -34,6 +37,8 @@ def check_urls(settings: Settings) -> None:
             raise SettingsError(f"{name}: is no URL; write it like https://host") from None
         if url.scheme not in ("https", "http") or not url.host or url.query or url.fragment:
             raise SettingsError(f"{name}: write it like https://host, without ? or #")
+        if url.port is not None and not 0 < url.port < 65_536:
+            raise SettingsError(f"{name}: has no such port; write one from 1 to 65535, or none")
         if url.userinfo:
             raise SettingsError(f"{name}: must not hold a user or a password; see VCC_CLIENT_ID")
         if url.scheme == "http" and not (settings.allow_http or _is_loopback(url.host)):
@@ -57,7 +62,6 @@ def open_client() -> httpx.Client:
     """
     return httpx.Client(
         transport=bind(httpx.HTTPTransport(verify=True, trust_env=False, limits=LIMITS)),
-        # Uncompressed, so that the cap on what is read is one on what is kept in memory.
         headers={"user-agent": f"vcc-worker/{_version()}", "accept-encoding": "identity"},
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
         follow_redirects=False,
@@ -97,13 +101,29 @@ def exchange(
 def _read(response: httpx.Response) -> tuple[bytes, str | None]:
     body = bytearray()
     try:
-        for piece in response.iter_bytes():
+        for piece in response.iter_raw():
             body += piece
             if len(body) > CAP:
-                return bytes(body[:CAP]), "the answer is too long"
+                return bytes(body[:CAP]), TOO_LONG
     except httpx.HTTPError as error:
         return bytes(body), f"the answer broke off ({type(error).__name__})"
-    return bytes(body), None
+    packed = response.headers.get("content-encoding", "identity").strip().lower() != "identity"
+    return _unpacked(bytes(body)) if packed and body else (bytes(body), None)
+
+
+def _unpacked(body: bytes) -> tuple[bytes, str | None]:
+    """Unpack what came packed by gzip, though it was not asked for.
+
+    httpx would unpack all that there is, layer by layer: kilobytes can come to gigabytes.
+    """
+    unpacking = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # gzip or zlib, as its first bytes say
+    try:
+        found = unpacking.decompress(body, CAP + 1)
+    except zlib.error:
+        return body, "the answer is packed in a way that was not asked for"
+    if len(found) > CAP:
+        return found[:CAP], TOO_LONG
+    return found, None if unpacking.eof else "the answer broke off (what it is packed in has no end)"
 
 
 def again(deadline: Deadline, *kinds: type[Exception]) -> Retrying:

@@ -105,7 +105,7 @@ def test_unknown_columns_are_remarked(tmp_path: Path) -> None:
     """Columns that nobody knows are left out, and the source says so once."""
     (tmp_path / "a.csv").write_bytes(b"externalid,note,\xff,\n7,x,y,\n")
     source = open_source(tmp_path / "a.csv", "auto", Options(route="Email"))
-    assert source.remarks == ["columns ignored: note, ?"]
+    assert source.remarks == ["columns ignored: note, \ufffd"]
     assert len(list(source)) == 1
     assert source.position == source.total
 
@@ -159,7 +159,7 @@ def test_endless_record(read: Read) -> None:
         (b"1,Invoice", {}, "has no header line"),
         (b"\n\n\n", {}, "has no header line"),
         (b"x" * 2_000_000, {}, "has no header line"),
-        (b"name,route,\xff", {}, r"has no column externalid \(found: name, route, \?\); rename one"),
+        (b"name,route,\xff", {}, r"has no column externalid \(found: name, route, \ufffd\); rename one"),
         (
             b"name,route",
             {"externalid_from": "Case"},

@@ -200,6 +200,8 @@ def test_body_is_cut() -> None:
         ("", None, None),
         ("Fri, 02 Jan 2026 03:04:15 GMT", None, 10.0),
         ("Fri, 02 Jan 2026 03:04:15 -0000", None, 10.0),
+        ("Fri, 02 Jan 2026 04:04:15 +0100", None, 10.0),
+        ("Fri, 02 Jan 2026 03:04:05 GMT", None, 0.0),
         ("Fri, 02 Jan 2026 03:04:15 GMT", "Fri, 02 Jan 2026 03:04:13 GMT", 2.0),
         ("Fri, 02 Jan 2026 03:04:15 GMT", "yesterday", 10.0),
         ("Fri, 02 Jan 2026 03:04:00 GMT", None, None),
@@ -237,7 +239,9 @@ def test_classify_is_total(status: int, body: bytes, fault: str | None) -> None:
         (400, outcome.Unauthorised),
         (401, outcome.Unauthorised),
         (403, outcome.Unauthorised),
+        (300, outcome.Misdirected),
         (302, outcome.Misdirected),
+        (399, outcome.Misdirected),
         (404, outcome.Misdirected),
         (405, outcome.Misdirected),
         (410, outcome.Misdirected),
@@ -255,6 +259,22 @@ def test_token_statuses(status: int, kind: type[Outcome]) -> None:
     assert type(found) is kind
     assert found.answer.status is None
     assert found.answer.retry_after == 7.0
+
+
+def test_token_endpoint_names_a_date() -> None:
+    """A Retry-After date of the token endpoint counts from the time that is given, too."""
+    headers = {"retry-after": "Fri, 02 Jan 2026 03:04:15 GMT"}
+    assert classify_token(Received(429, headers), now=NOW).answer.retry_after == 10.0
+
+
+@pytest.mark.parametrize(
+    "code",
+    "invalid_request invalid_client invalid_grant unauthorized_client unsupported_grant_type invalid_scope".split(),
+)
+def test_token_error_is_told(code: str) -> None:
+    """The error codes that OAuth has (RFC 6749, 5.2) are told to the operator."""
+    found = classify_token(Received(400, body=b'{"error": "%s"}' % code.encode()), now=NOW)
+    assert found.answer.error == f"token: HTTP 400 Bad Request: {code}"
 
 
 def test_token_answer_is_not_quoted() -> None:

@@ -75,6 +75,17 @@ def test_write_to_a_reader_that_stalls(backend: httpcore.NetworkBackend, listene
     assert 0.2 < time.monotonic() - started < 10
 
 
+def test_read_from_a_peer_that_is_silent(backend: httpcore.NetworkBackend, listener: socket.socket) -> None:
+    """A peer that says nothing is listened to for what is left, whatever the read itself would allow."""
+    started = time.monotonic()
+    with within(Deadline(0.3)):
+        stream = backend.connect_tcp("127.0.0.1", listener.getsockname()[1])
+        with pytest.raises(httpcore.ReadTimeout):
+            stream.read(1, timeout=5)
+    stream.close()
+    assert time.monotonic() - started < 4
+
+
 def test_every_address_is_tried(
     backend: httpcore.NetworkBackend, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:

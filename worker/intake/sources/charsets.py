@@ -18,6 +18,8 @@ _UNUSABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 # Python's, no mail program's: slow, or made to run on program text.
 _NO_CHARSETS = {"unicode-escape", "raw-unicode-escape", "idna", "punycode"}
 
+_NAME_LIMIT = 40  # characters
+
 REPLACED = "unreadable characters replaced"
 UNKNOWN = f"unknown charset; {REPLACED}"
 EIGHT_BIT = "raw 8-bit bytes that are no UTF-8, read as Windows-1252"
@@ -85,7 +87,8 @@ def _content(encoding: str, text: str) -> bytes | None:
 
 def _in_charset(content: bytes, charset: str, notes: list[str]) -> str:
     try:
-        if codecs.lookup(charset).name in _NO_CHARSETS:
+        # a long name is none, and Python remembers every name that it was asked for
+        if len(charset) > _NAME_LIMIT or codecs.lookup(charset).name in _NO_CHARSETS:
             raise LookupError(charset)
         return _strictly(content, charset, notes)
     except (LookupError, ValueError):

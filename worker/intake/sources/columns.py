@@ -3,6 +3,7 @@
 import csv
 from dataclasses import dataclass
 
+from worker.domain.job import printable
 from worker.intake.sources.entry import Options, SourceError
 
 COLUMNS = frozenset({
@@ -10,6 +11,7 @@ COLUMNS = frozenset({
     "route", "url",
 })  # fmt: skip
 ALIASES = {"from": "clid", "subject": "name", "message-id": "externalid"}
+_NAMES_SHOWN = 300  # characters
 _DELIMITERS = ",;\t"
 
 
@@ -22,14 +24,14 @@ class Columns:
         width: how many fields a record has.
         index: the wire name of what a column holds, and which one that is.
         holds_message_ids: whether the ``externalid`` is written as a Message-ID, in angle brackets.
-        ignored: the names of the columns that nobody knows.
+        ignored: the names of the columns that nobody knows, for people.
     """
 
     delimiter: str
     width: int
     index: dict[str, int]
     holds_message_ids: bool
-    ignored: tuple[str, ...]
+    ignored: str
 
 
 def names_columns(line: str) -> bool:
@@ -60,7 +62,7 @@ def read_header(line: str, options: Options) -> Columns:
     _demand(index, wanted, found, options)
     if any(names.count(name) > 1 for name in used):
         raise SourceError(f"has two columns of the same name {found}; remove or rename one")
-    ignored = tuple(_printable([name]) for at, name in enumerate(names) if name and at not in index.values())
+    ignored = _printable([name for at, name in enumerate(names) if at not in index.values()])
     return Columns(delimiter, len(names), index, names[index["externalid"]] == "message-id", ignored)
 
 
@@ -99,4 +101,5 @@ def _demand(index: dict[str, int], wanted: str, found: str, options: Options) ->
 
 
 def _printable(names: list[str]) -> str:
-    return ", ".join(filter(None, names)).encode("utf-8", "replace").decode()
+    text = printable(", ".join(filter(None, names)))
+    return text if len(text) <= _NAMES_SHOWN else f"{text[:_NAMES_SHOWN]}…"

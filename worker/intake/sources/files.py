@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from worker.domain.job import printable
 from worker.intake.sources.entry import RAW_LIMIT, SourceError
 
 PIECE = 65_536
@@ -16,14 +17,18 @@ PIECE = 65_536
 LINE_LIMIT = 1_000_000
 """The longest line (or CSV record) that can be a job, in bytes; a job itself is limited to 100 KB."""
 
+_PATH_SHOWN = 500
+"""Characters of a path that are shown; it is part of an index, which takes 2,700 bytes."""
+
 BLANK = (b"\n", b"\r\n")
 BOM = b"\xef\xbb\xbf"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def shown(path: str | os.PathLike[str]) -> str:
-    """Return a path as text that can be stored anywhere: unreadable characters are replaced."""
-    return os.fsencode(path).decode("utf-8", "replace")
+    """Return a path as text that can be stored and shown anywhere: what is unreadable is replaced, its end kept."""
+    text = printable(os.fsencode(path).decode("utf-8", "replace"))
+    return text if len(text) <= _PATH_SHOWN else f"…{text[-_PATH_SHOWN:]}"
 
 
 def cause(error: OSError) -> str:

@@ -12,6 +12,9 @@ from worker.intake.sources.files import LINE_LIMIT, Line, Lines, reading, shown,
 from worker.intake.sources.message import message_id
 
 _OF_A_RELEASE = {"action", "externalid", "requestid"}
+_SPARE = 4 * LINE_LIMIT
+"""Bytes, besides those of the table itself, that are read a second time at most: a table of nothing but quotes without
+end would be read again and again for each of its lines."""
 _OF_A_DISPATCH = _OF_A_RELEASE | {"route", "provider", "lane"}
 
 
@@ -41,7 +44,7 @@ class Table:
         except SourceError as error:
             raise SourceError(f"{self.name}: {error}") from None
         if self._columns.ignored:
-            self.remarks.append(f"columns ignored: {', '.join(self._columns.ignored)}")
+            self.remarks.append(f"columns ignored: {self._columns.ignored}")
 
     def __iter__(self) -> Iterator[Entry | Rejected]:
         """Read record by record; raises SourceError where the medium fails on the way."""
@@ -64,12 +67,12 @@ class Table:
             except StopIteration:
                 return None
             except csv.Error as error:
-                feed.give_back_all_but_first()
-                wrong = str(error).partition(" - ")[0]  # advice to programmers follows
-                return Rejected(f"{self.name}: line {feed.number}", f"is no CSV: {wrong}", feed.raw)
+                said = str(error).partition(" - ")[0]  # advice to programmers follows
+                reason = f"is no CSV: {said}{feed.give_back_all_but_first()}"
+                return Rejected(f"{self.name}: line {feed.number}", reason, feed.raw)
         place = f"{self.name}: line {feed.number}"
-        reason = self._refusal(fields)
-        return Rejected(place, reason, feed.raw) if reason else Entry(place, self._job(fields))
+        wrong = self._refusal(fields)
+        return Rejected(place, wrong, feed.raw) if wrong else Entry(place, self._job(fields))
 
     def _refusal(self, fields: list[str]) -> str | None:
         if len(fields) != self._columns.width:
@@ -115,6 +118,7 @@ class _Feed:
     def __init__(self, lines: Lines) -> None:
         self._lines = lines
         self._again: deque[Line] = deque()
+        self._spare = _SPARE
         self.begin()
 
     def begin(self) -> None:
@@ -126,17 +130,32 @@ class _Feed:
         return self
 
     def __next__(self) -> str:
-        line = self._again.popleft() if self._again else next(self._lines)
+        line = self._again.popleft() if self._again else self._fresh()
         self._taken.append(line)
         self._length += len(line.raw)
         if not line.whole or self._length > LINE_LIMIT:
             raise csv.Error(f"longer than {LINE_LIMIT:,} bytes")
         return line.raw.decode("utf-8", "surrogateescape")
 
-    def give_back_all_but_first(self) -> None:
-        """Save the good records that a quote without its end swallowed: only the line that opened it is lost."""
-        self._again.extendleft(reversed(self._taken[1:]))
+    def _fresh(self) -> Line:
+        line = next(self._lines)
+        self._spare += len(line.raw)
+        return line
+
+    def give_back_all_but_first(self) -> str:
+        """Save the good records that a quote without its end swallowed: only the line that opened it is lost.
+
+        Returns:
+            What there is to say of lines that are not saved, in a table that is made of nothing but such quotes.
+        """
+        rest = self._taken[1:]
+        length = self._length - len(self._taken[0].raw)
+        if length > self._spare:
+            return f", nor are the {len(rest):,} lines after it; mend the quotes there and import them again"
+        self._spare -= length
+        self._again.extendleft(reversed(rest))
         del self._taken[1:]
+        return ""
 
     @property
     def number(self) -> int:
