@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.factories import Store, dispatch, release, together
+from tests.factories import GIVE_UP, Store, dispatch, outcome, release, together
 from worker.domain.outcome import (
     Accepted,
     Forbidden,
@@ -16,7 +16,9 @@ from worker.domain.outcome import (
     Unknown,
 )
 from worker.store.claim import Claim
+from worker.store.gate import Passage
 from worker.store.retry import let_go
+from worker.store.settle import Bounds, settle
 
 TIMES = ("created_at", "updated_at", "dispatched_at", "due_at")
 OWN = ("id", "externalid", "dispatch_requestid", "release_requestid", "release_requested_at")
@@ -64,6 +66,36 @@ def test_call_is_on_record(store: Store) -> None:
     assert store.row().last_error == "no route"
 
 
+def left_something_due(store: Store, claimed: Claim, kind: type[Outcome]) -> bool:
+    """Settle a call; whether that made something due at once."""
+    passage = Passage(store.epoch(), False, 0.0, 1, False)
+    return settle(store.engine, claimed, passage, outcome(kind), 100, Bounds(GIVE_UP))
+
+
+def test_tells_whether_something_is_due(store: Store) -> None:
+    """A settle says whether there is something to send now: rows of its own, a release, a dispatch that waited."""
+    store.record(dispatch("a"), dispatch("b"))
+    assert left_something_due(store, store.claim(), Refused)
+    assert not left_something_due(store, store.claim(limit=1), NotSent)
+    assert not left_something_due(store, store.claim(), Refused)
+    store.record(dispatch("c"))
+    claimed = store.claim()
+    store.record(release("c"))
+    assert left_something_due(store, claimed, Accepted)
+    store.record(dispatch("c"))
+    claimed = store.claim()
+    assert left_something_due(store, claimed, Accepted)
+    assert not left_something_due(store, claimed, Accepted)
+    assert not left_something_due(store, store.claim(), Accepted)
+
+
+def test_row_of_another_call_is_not_made_due(store: Store) -> None:
+    """What a late outcome leaves to the call that has it by now is nothing to send."""
+    store.record(dispatch())
+    first, _ = store.claim(lease=1e-6), store.claim()
+    assert not left_something_due(store, first, NotSent)
+
+
 def test_second_settle_does_nothing(store: Store) -> None:
     """An outcome counts once, whatever the second one says."""
     store.record(dispatch())
@@ -92,6 +124,16 @@ def test_no_fence_for_accepted(store: Store) -> None:
     store.settle(second, Refused)
     row = store.row()
     assert (row.state, row.last_error) == ("dispatched", None)
+
+
+def test_accepted_twice(store: Store) -> None:
+    """Where the API accepted both a send and its repeat, the second outcome changes nothing."""
+    store.record(dispatch())
+    first, second = store.claim(lease=1e-6), store.claim()
+    store.settle(first)
+    before = store.row()
+    store.settle(second)
+    assert store.row() == before
 
 
 @pytest.mark.parametrize("kind", [Refused, NotSent, Throttled, Unknown])
@@ -124,6 +166,17 @@ def test_accepted_after_a_newer_lifecycle_began(store: Store) -> None:
     store.settle(claimed)
     assert store.states() == ["ended", "pending"]
     assert store.row().may_hold
+
+
+def test_refused_after_a_newer_lifecycle_began(store: Store) -> None:
+    """Only what was accepted after all is something that VCC may hold."""
+    store.record(dispatch(requestid="d1"))
+    claimed = store.claim()
+    store.run("update interactions set state = 'failed', due_at = null, call = null, unsure = '{}'")
+    store.record(dispatch(requestid="d2"))
+    store.settle(claimed, Refused)
+    assert store.states() == ["failed", "pending"]
+    assert not store.row().may_hold
 
 
 def test_late_outcome_of_an_old_lifecycle_starts_no_waiting_one(store: Store) -> None:
@@ -212,6 +265,33 @@ def test_unknown_of_many_while_others_succeed(store: Store) -> None:
     assert (row.cap, row.unsure, row.call, row.is_due) == (3, [1, 2], None, False)
 
 
+@pytest.mark.parametrize(("before", "cap"), [("5 minutes", 3), ("2 hours", None)])
+def test_others_that_succeeded_before_count_no_more(store: Store, before: str, cap: int | None) -> None:
+    """A call that was accepted before the first send of these rows says nothing about them."""
+    store.record(dispatch("good"))
+    store.deliver()
+    store.run("update invocations set started_at = now() - %(before)s::interval", before=before)
+    store.record(*[dispatch(f"e{n}") for n in range(6)])
+    claimed = store.claim()
+    store.run("update interactions set first_sent_at = now() - interval '1 hour' where externalid = 'e3'")
+    store.settle(claimed, Unknown)
+    assert store.row("e1").cap == cap
+
+
+@pytest.mark.parametrize(("before", "cap"), [("9 minutes", 1), ("11 minutes", None)])
+@pytest.mark.parametrize("kind", [Misdirected, Forbidden])
+def test_address_that_was_right_lately(
+    store: Store, kind: type[Outcome], before: str, cap: int | None
+) -> None:
+    """A 403 or 404 is taken as one row's only where a call was accepted within ten minutes."""
+    store.record(dispatch("good"))
+    store.deliver()
+    store.run("update invocations set started_at = now() - %(before)s::interval", before=before)
+    store.record(dispatch("a"), dispatch("b"))
+    store.deliver(kind)
+    assert store.row("a").cap == cap
+
+
 def test_giving_up_by_the_clock(store: Store) -> None:
     """The clock starts with the first send that may have been processed."""
     store.record(dispatch())
@@ -253,6 +333,7 @@ def test_route_is_held_after_twenty(store: Store) -> None:
     assert store.all("select reason, message, failures from gate") == [
         ("misconfigured", "Route 'R' does not exist", 1)
     ]
+    assert 0 < store.one("select extract(epoch from closed_until - now()) from gate") <= 1
     assert [row.externalid for row in store.claim().rows] == ["other"]
 
 
@@ -275,6 +356,30 @@ def test_one_accepted_between_begins_the_count_anew(store: Store) -> None:
     refuse_singles(store, 19)
     assert store.one("select refused from routes") == 19
     assert store.one("select held_at from routes") is None
+
+
+def test_refusals_that_do_not_count(store: Store) -> None:
+    """A refusal of a release, or of a call that has lost its row, or of many, is none of the route's."""
+    store.record(dispatch("a"))
+    first, second = store.claim(lease=1e-6), store.claim()
+    store.settle(first, Refused)
+    store.settle(second)
+    store.record(release("a"))
+    store.deliver(Refused)
+    store.record(dispatch("b"), dispatch("c"))
+    store.deliver(Refused)
+    assert store.one("select count(*) from routes") == 0
+
+
+def test_accepted_release_leaves_the_count(store: Store) -> None:
+    """Only a dispatch shows that its route is taken."""
+    store.record(dispatch("a"))
+    store.deliver()
+    store.record(dispatch("b"))
+    store.deliver(Refused)
+    store.record(release("a"))
+    store.deliver()
+    assert store.one("select refused from routes") == 1
 
 
 def test_in_flight_when_the_route_is_held(store: Store) -> None:
@@ -322,6 +427,7 @@ def test_forbidden_closes_its_provider_only(store: Store) -> None:
     store.deliver(Forbidden, error="not yours")
     seconds = "select round(extract(epoch from closed_until - now())) from providers"
     assert 28 <= store.one(seconds) <= 30
+    assert store.one("select message from providers") == "not yours"
     assert store.row("p").is_due
     assert store.claim_any() is None
     store.record(dispatch("n"))
@@ -365,3 +471,10 @@ def test_one_odd_row_does_not_hold_up_the_rest(store: Store, kind: type[Outcome]
     store.deliver(kind)
     row = store.row("e0")
     assert (row.state, row.attempts, row.is_due) == ("pending", 1, False)
+
+
+def test_at_once_would_be_a_loop(store: Store) -> None:
+    """A 429 that asks for no wait closes the valve all the same."""
+    store.record(dispatch())
+    store.deliver(Throttled, retry_after=0.0)
+    assert store.one("select closed_until > now() + interval '0.5 seconds' from gate")
