@@ -21,11 +21,15 @@ def claimed(size: int = 10, action: str = "dispatch") -> Claimed:
 
 def test_all_fit() -> None:
     """Rows that fit travel together, under their provider, in their order."""
-    rows = [claimed(), claimed(action="release")]
-    packed = pack("P", rows)
-    body = json.loads(packed.body)
-    assert body["provider"] == "P"
-    assert [request["action"] for request in body["requests"]] == ["dispatch", "release"]
+    packed = pack("P", [claimed(1), claimed(action="release")])
+    dispatched = {"action": "dispatch", "requestid": "q", "externalid": "e", "route": "R", "x": "x"}
+    assert json.loads(packed.body) == {
+        "provider": "P",
+        "requests": [
+            {**dispatched, "routingdata": {"interactiontype": "nonlive"}},
+            {"action": "release", "requestid": "q", "externalid": "e"},
+        ],
+    }
     assert packed.left == []
 
 

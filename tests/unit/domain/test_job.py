@@ -103,6 +103,7 @@ def test_absent_members_stay_absent() -> None:
             "lane: is 'fast'; allowed are live, backlog",
         ),
         ({**DISPATCH, "lane": 1.5}, "lane: is a decimal number; allowed are live, backlog"),
+        ({**DISPATCH, "lane": "x" * 40}, f"lane: is '{'x' * 40}'; allowed are live, backlog"),
         ({**DISPATCH, "lane": "x" * 41}, f"lane: is '{'x' * 39}…'; allowed are live, backlog"),
         ({**DISPATCH, "again": 1}, "again: is a number; it must be true or false"),
         ({**DISPATCH, "linkeddata": {}}, "linkeddata: is an object; it must be a list"),
@@ -225,8 +226,8 @@ def test_number_that_json_does_not_have(number: bytes) -> None:
 @pytest.mark.parametrize("digits", [1, 4300])
 def test_number_that_can_be_kept_is_not_to_blame(digits: int) -> None:
     """Beside a whole number of as many digits as are allowed another fault is told."""
-    text = b'{"externalid":"e","route":"R","extra":{"n":%s,"x":"\\u0000"}}' % (b"9" * digits)
-    assert refusal(text) == "extra.x: holds a NUL character, which the database can't keep"
+    text = rb'{"externalid":"e","route":"R","extra":{"n":%s,"x":"\ud800"}}' % (b"9" * digits)
+    assert refusal(text).startswith("extra.x: holds half a character")
 
 
 def test_members_of_one_name() -> None:
@@ -247,6 +248,23 @@ def test_reason_keeps_its_end() -> None:
     told = refusal({**DISPATCH, "extra": deep})
     assert told.endswith("…: holds a NUL character, which the database can't keep")
     assert len(told) < REASON_KEPT - 100
+
+
+@pytest.mark.parametrize(
+    ("lengths", "shown"),
+    [
+        ((38, 37, 37), (38, 37, 37)),
+        ((38, 37, 38), (38, 37)),
+        ((30, 30, 30, 30, 30), (30, 30, 30)),
+    ],
+)
+def test_place_is_cut(lengths: tuple[int, ...], shown: tuple[int, ...]) -> None:
+    """Of a place 120 characters are told; where it goes on, it says so once."""
+    deep: Any = "\0"
+    for length in reversed(lengths):
+        deep = {"n" * length: deep}
+    place = ".".join(["extra", *("n" * length for length in shown)]) + ("…" if shown != lengths else "")
+    assert refusal({**DISPATCH, "extra": deep}).startswith(f"{place}: holds a NUL")
 
 
 def test_route_must_be_one_of_those_set() -> None:
@@ -305,6 +323,28 @@ def test_reason_can_be_kept() -> None:
     """A reason is printable whatever a producer calls its fields: the database can't keep a NUL."""
     reasons = [refusal({**DISPATCH, name: 1}) for name in ("a\0b", "a\nb", "\x1b[2J")]
     assert all(map(str.isprintable, reasons))
+    assert reasons[0].startswith("a\ufffdb: ")
+
+
+def test_dispatch_on_the_wire() -> None:
+    """A dispatch has its ids, its route and what it carries; what is in extra stands beside the rest."""
+    carried = {"linkeddata": [{"type": "clid", "value": "1"}], "routingdata": {"interactiontype": "chat"}}
+    assert interaction("dispatch", "r", "e", "R", {**carried, "extra": {"smsplan": "S"}}) == {
+        "action": "dispatch",
+        "requestid": "r",
+        "externalid": "e",
+        "route": "R",
+        **carried,
+        "smsplan": "S",
+    }
+
+
+@pytest.mark.parametrize(
+    ("provider", "around"), [("", '{"requests":[]}'), ("Ü", '{"provider":"Ü","requests":[]}')]
+)
+def test_envelope(provider: str, around: str) -> None:
+    """Around the requests stand the provider, if there is one, and a few characters."""
+    assert envelope(provider) == len(around.encode())
 
 
 def test_release_on_the_wire() -> None:
