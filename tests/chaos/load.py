@@ -44,16 +44,13 @@ class Plan:
 
     Attributes:
         steps: in the order of time.
-        released: externalids for which a release is among them.
+        externalids: all of them.
+        released: those of which a release is sent.
     """
 
     steps: list[Step]
+    externalids: frozenset[str]
     released: frozenset[str]
-
-    @property
-    def externalids(self) -> frozenset[str]:
-        """All of them."""
-        return frozenset(step.job["externalid"] for step in self.steps)
 
 
 def plan(dispatches: int, releases: int, rng: random.Random) -> Plan:
@@ -77,7 +74,11 @@ def plan(dispatches: int, releases: int, rng: random.Random) -> Plan:
         elif rng.random() < 0.01:
             # another one of the same, while it is open: were it released, this would be a new interaction
             steps.append(Step(_later(at, rng), _door(rng), {**dispatch, "requestid": _requestid(rng)}))
-    return Plan(sorted(steps, key=lambda step: step.at), frozenset(f"e{number}" for number in released))
+    return Plan(
+        sorted(steps, key=lambda step: step.at),
+        frozenset(f"e{number}" for number in range(dispatches)),
+        frozenset(f"e{number}" for number in released),
+    )
 
 
 def _dispatch(externalid: str, rng: random.Random) -> Job:
