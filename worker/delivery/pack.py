@@ -29,4 +29,4 @@ def pack(provider: str, rows: Sequence[Claimed], limit: int = LIMIT) -> Packed:
         body = encode(provider, wires)
         if len(body) <= limit or take == 1:
             return Packed(body, rows[take:])
-        take = max(1, min(take - 1, take * limit // len(body)))
+        take = max(1, take * limit // len(body))
