@@ -1,5 +1,10 @@
-"""Canaries: a live dispatch by each door that says whether, and since when, the system serves."""
+"""Canaries: a live dispatch by each door that says whether, and since when, the system serves.
 
+One is sent again and again until it is dispatched, as a producer does: Celery can lose a message with the worker that
+was about to get it.
+"""
+
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,18 +14,21 @@ from typing import Any
 
 import psycopg
 
-from tests.chaos.load import Job, Send, by_celery, by_inbox, by_stream, insist
+from tests.chaos.load import Job, by_celery, by_inbox, by_stream, insist
 from tests.chaos.system import System
 
 PATIENCE = 120.0
 """Seconds after which a canary counts as dead."""
+
+AGAIN = 5.0
+"""Seconds after which it is sent again."""
 
 DOORS = {"stream": by_stream, "inbox": by_inbox, "celery": by_celery}
 
 _numbers = count()
 
 
-def sing(system: System, go_on: Callable[[], bool] = lambda: True) -> float | None:
+def sing(system: System) -> float | None:
     """Send a canary by each door, and wait until the API has taken them all.
 
     Returns:
@@ -29,22 +37,26 @@ def sing(system: System, go_on: Callable[[], bool] = lambda: True) -> float | No
     """
     start = time.monotonic()
     names = [f"canary-{next(_numbers)}" for _ in DOORS]
+    over = threading.Event()
     with ThreadPoolExecutor(len(DOORS)) as pool:
         for opened, name in zip(DOORS.values(), names, strict=True):
-            pool.submit(_send, system, opened, {"externalid": name, "route": "Sales", "requestid": name})
-        return _wait(system, names, start, go_on)
+            pool.submit(
+                _send, system, opened, {"externalid": name, "route": "Sales", "requestid": name}, over
+            )
+        try:
+            return _wait(system, names, start)
+        finally:
+            over.set()
 
 
-def _send(system: System, opened: Callable[[System], Any], job: Job) -> None:
+def _send(system: System, opened: Callable[[System], Any], job: Job, over: threading.Event) -> None:
     with opened(system) as send:
-        _insist_on(send, job)
+        insist(send, [job])
+        while not over.wait(AGAIN):
+            insist(send, [job])
 
 
-def _insist_on(send: Send, job: Job) -> None:
-    insist(send, [job])
-
-
-def _wait(system: System, names: list[str], start: float, go_on: Callable[[], bool]) -> float | None:
+def _wait(system: System, names: list[str], start: float) -> float | None:
     closed = 0.0
     last = time.monotonic()
     with _watching(system) as look:
@@ -55,7 +67,7 @@ def _wait(system: System, names: list[str], start: float, go_on: Callable[[], bo
             last = now
             if done:
                 return now - start - closed
-            if now - start - closed > PATIENCE or not go_on():
+            if now - start - closed > PATIENCE:
                 return None
             time.sleep(0.1)
 
