@@ -101,10 +101,15 @@ def _stop(**_: Any) -> None:
     stopping.set()
 
 
+def forget_resources() -> None:
+    """Let everything be made anew on its next use."""
+    _made.clear()
+
+
 @signals.worker_process_init.connect
 def start_child(**_: Any) -> None:
     """Start a forked process with resources of its own; it stops when its parent is told to."""
-    _made.clear()
+    forget_resources()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which may be sent to the whole group
     stopping.enforce(forked=True)
 

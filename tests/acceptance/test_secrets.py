@@ -147,6 +147,16 @@ def overheard(producer: Celery, heard: list[Any]) -> Iterator[None]:
         thread.join()
 
 
+INSPECTED = ("active", "reserved", "scheduled", "stats", "conf", "registered", "report")
+
+
+def inspected(stand: Stand) -> list[str]:
+    """Ask the workers all that ``celery inspect`` asks."""
+    with stand.producer() as app:
+        inspect = app.control.inspect(timeout=1)
+        return [str(getattr(inspect, name)()) for name in INSPECTED]
+
+
 def words(externalid: str, **fields: Any) -> dict[str, Any]:
     """Make a dispatch full of a customer's words."""
     linked = [{"type": "name", "value": SUBJECT}, {"type": "clid", "value": ADDRESS}]
@@ -246,13 +256,8 @@ def test_nobody_is_told(
                 enqueue(stand, "while-away")
                 postgres_server.restart()
             told.append(json.dumps(stand.stats(), default=str))
-        inspect = producer.control.inspect(timeout=2)
-        asked = [
-            getattr(inspect, name)
-            for name in ("active", "reserved", "scheduled", "stats", "conf", "registered", "report")
-        ]
         with ThreadPoolExecutor(3) as pool:
-            shown = [pool.submit(ask) for ask in asked]
+            shown = pool.submit(inspected, stand)
             commands = [
                 ["import", str(mailbox(tmp_path)), "--route", "R"],
                 ["dispatch", "by-hand", "--route", "R", "--linkeddata", json.dumps(words("x")["linkeddata"])],
@@ -261,7 +266,7 @@ def test_nobody_is_told(
                 ["check"],
             ]  # fmt: skip
             told += pool.map(lambda command: run(stand, *command), commands)
-        told += [str(answer.result()) for answer in shown]
+        told += shown.result()
         stand.until(
             lambda s: _let_go(store) and s["states"]["pending"] == 0 and s["states"]["dispatched"] > good / 2
         )

@@ -127,12 +127,8 @@ def test_redis_restarted_while_jobs_are_delivered(stand: Stand, redis_server: em
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
-        ({"unauthorised": {}}, "unauthorised"),
         ({"unauthorised": {"at": "both"}}, "unauthorised"),
         ({"not_found": {}}, "misconfigured"),
-        ({"redirect": {}}, "misconfigured"),
-        ({"html200": {}}, "unreachable"),
-        ({"cut_before": {}}, "unreachable"),
         ({"html503": {"at": "both"}}, "unreachable"),
         ({"throttle": {}}, "throttled"),
     ],
