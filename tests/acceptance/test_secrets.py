@@ -152,8 +152,9 @@ INSPECTED = ("active", "reserved", "scheduled", "stats", "conf", "registered", "
 
 def inspected(stand: Stand) -> list[str]:
     """Ask the workers all that ``celery inspect`` asks."""
-    with stand.producer() as app:
-        inspect = app.control.inspect(timeout=1)
+    # a connection of its own: what Celery keeps in its pools may be older than the Redis that runs now
+    with stand.producer() as app, app.connection_for_read() as connection:
+        inspect = app.control.inspect(timeout=1, connection=connection)
         return [str(getattr(inspect, name)()) for name in INSPECTED]
 
 

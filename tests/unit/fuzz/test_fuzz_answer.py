@@ -163,7 +163,7 @@ answers = st.binary(max_size=80) | st.builds(
 )
 
 
-@examples(max_examples=250, deadline=None)
+@examples(max_examples=120, deadline=None)
 @given(answer=answers)
 def test_any_answer(server: Says, api: Api, answer: bytes) -> None:
     """Whatever Invoke is answered, there is an outcome, and no answer but a whole 2xx is accepted."""
