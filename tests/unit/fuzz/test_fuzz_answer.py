@@ -67,12 +67,12 @@ class Says:
 
 
 def good(body: bytes, *headers: bytes) -> bytes:
-    """An answer that is in order, but for its headers and its body."""
-    lines = [b"HTTP/1.1 200 OK", b"content-length: %d" % len(body), *headers]
+    """An answer that is in order, but for its headers and its body; the next call is not to meet the hanging up."""
+    lines = [b"HTTP/1.1 200 OK", b"content-length: %d" % len(body), b"connection: close", *headers]
     return b"\r\n".join(lines) + b"\r\n\r\n" + body
 
 
-GRANT = good(json.dumps({"access_token": TOKEN.decode(), "expires_in": 7200}).encode(), b"connection: close")
+GRANT = good(json.dumps({"access_token": TOKEN.decode(), "expires_in": 7200}).encode())
 
 
 @pytest.fixture(scope="module")
