@@ -106,7 +106,8 @@ def _count_unrecorded(system: System, plan: Plan, verdict: Verdict) -> None:
     known = {
         requestid
         for (requestid,) in system.rows(
-            """select dispatch_requestid from interactions where dispatch_requestid is not null
+            """select dispatch_requestid from interactions
+                where dispatch_requestid is not null and state <> 'awaiting_dispatch'
             union all select release_requestid from interactions where release_requestid is not null
             union all select requestid from receipts"""
         )
