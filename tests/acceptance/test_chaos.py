@@ -7,15 +7,15 @@ import sys
 from tests.acceptance.stand import ROOT
 
 
+def chaos(*options: str) -> subprocess.CompletedProcess[str]:
+    """Run it as ``scripts/chaos`` does."""
+    command = [sys.executable, "-m", "tests.chaos", *options]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
 def test_nothing_is_lost_and_nothing_happens_twice() -> None:
     """Workers, Redis, Postgres and the network die under load: the table and the API's book agree."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.chaos", "--quick", "--json"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = chaos("--quick", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert len(found["faults"]) == 6
@@ -26,12 +26,6 @@ def test_nothing_is_lost_and_nothing_happens_twice() -> None:
 
 def test_a_fault_that_there_is_not() -> None:
     """A wrong name is an error that says where the right ones are, and starts nothing."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.chaos", "--fault", "sunspots"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = chaos("--fault", "sunspots")
     assert done.returncode == 2
     assert "no such fault: sunspots" in done.stderr
