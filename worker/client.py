@@ -16,8 +16,7 @@ stream to whichever worker reads it. What can go wrong, by what there is to do a
 """
 
 import hashlib
-import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -36,6 +35,7 @@ from redis.exceptions import (
 from redis.retry import Retry
 
 from worker.domain.job import LIMIT, JobError, parse
+from worker.domain.requestid import new_requestid
 
 __all__ = ["Client", "FullError", "JobError", "SendError", "UnreachableError"]
 
@@ -100,7 +100,7 @@ class Client:
             supported_errors=(ConnectionError, TimeoutError),
         )
         try:
-            self._pool = redis.ConnectionPool.from_url(
+            self._pool = _pool_of(redis_url)(
                 redis_url,
                 max_connections=MOST_THREADS,
                 socket_timeout=timeout,
@@ -275,6 +275,15 @@ class Client:
         self.close()
 
 
+def _pool_of(redis_url: str) -> Callable[..., redis.ConnectionPool]:
+    """What makes the connections: to the Redis at the URL, or to the one that sentinels name."""
+    if not redis_url.startswith("sentinel:"):
+        return redis.ConnectionPool.from_url
+    from worker.sentinels import pool  # noqa: PLC0415 -- most services have none, and need not pay for it
+
+    return pool
+
+
 def _ask(connection: Connection, limit: int, entries: Sequence[bytes]) -> int:
     arguments = (1, STREAM, limit, *entries)
     try:
@@ -294,7 +303,7 @@ def _checked(jobs: Iterable[Mapping[str, Any]]) -> Iterator[tuple[dict[str, Any]
                 raise JobError(f"job: is a {type(given).__name__}; it must be a mapping")
             job = {name: value for name, value in given.items() if value is not None}
             if "requestid" not in job:
-                job["requestid"] = str(uuid.uuid4())
+                job["requestid"] = new_requestid()
             yield job, msgspec.json.encode(parse(job))
         except JobError as error:
             raise JobError(f"{error} (job {index} of this call, counted from 0)") from None

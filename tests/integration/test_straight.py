@@ -19,7 +19,7 @@ from tests.factories import GRACE, Store, dispatch, opened, release, settings, t
 from tests.waiting import until
 from worker.delivery import deliver as delivering
 from worker.delivery.deliver import Bench, deliver
-from worker.delivery.straight import Senders
+from worker.delivery.straight import THREADS, Senders
 from worker.domain.meeting import Ask
 from worker.domain.outcome import Accepted, Refused
 from worker.simulator.run import Background
@@ -422,7 +422,7 @@ def test_goes_on_after_an_exception(works: Works, caplog: pytest.LogCaptureFixtu
     for n in range(6):
         works.take_in(dispatch(f"e{n}"))
         until(lambda n=n: len(broken) == 5 - n)  # type: ignore[misc]
-        until(lambda: works.senders._free._value == 2)
+        until(lambda: works.senders._free._value == THREADS)
     works.store.make_due()
     works.store.run("update interactions set due_at = now()")
     works.take_in(dispatch("last"))

@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from queue import SimpleQueue
 from typing import Any
 
@@ -18,8 +19,8 @@ from worker.store.gate import Passage
 
 log = logging.getLogger(__name__)
 
-THREADS = 2
-"""One settles while the other sends."""
+THREADS = 4
+"""As many releases, one after the other, go straight on while the calls of those before are under way."""
 
 _END = object()
 
@@ -78,11 +79,22 @@ class Senders:
             finally:
                 self._free.release()
 
-    def _deliver(self, load: Any) -> None:
+    def _deliver(self, load: Load | None) -> None:
+        """Send what was claimed, or what is due until a claim has asked the pool for help.
+
+        A backlog is the pool's: here it would take the threads that the next release needs.
+        """
         if load is not None and carry(self._bench, load) is not After.MORE:
             return
+        asked = threading.Event()
+
+        def wake() -> None:
+            asked.set()
+            self._bench.wake()
+
         end = time.monotonic() + SLICE
-        deliver(self._bench, go_on=lambda: time.monotonic() < end and self._go_on())
+        bench = replace(self._bench, wake=wake)
+        deliver(bench, go_on=lambda: not asked.is_set() and time.monotonic() < end and self._go_on())
 
 
 def _passage(claim: Claim) -> Passage:

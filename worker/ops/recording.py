@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from typing import Any
-from uuid import uuid4
 
 import msgspec
 import typer
 
 from worker.domain.job import Job, parse
 from worker.domain.meeting import DUE, Ask, Met, Verdict
+from worker.domain.requestid import new_requestid
 from worker.ops.failures import CommandError
 from worker.ops.options import Kind
 from worker.ops.resources import Bell, opened
@@ -67,7 +67,7 @@ def record_jobs(jobs: Sequence[dict[str, Any]], *, rules: str = "job") -> list[d
 
 
 def _ask(job: Job, rules: str) -> Ask:
-    return Ask(job, job.requestid or str(uuid4()), job.requestid is not None, rules)
+    return Ask(job, job.requestid or new_requestid(), job.requestid is not None, rules)
 
 
 def _told(ask: Ask, met: Met) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from sqlalchemy import Connection
 
-from worker.domain.lifecycle import FINAL, NOW, Interaction, State
+from worker.domain.lifecycle import NOW, Interaction, State
 from worker.domain.settlement import take_back
 from worker.store import gate, rows
 
@@ -20,8 +21,7 @@ BACKLOG_SHARE = 10
 PROBE_WINDOW = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Claimed:
+class Claimed(msgspec.Struct, frozen=True, array_like=True):
     """One row in flight: what its request is made of."""
 
     id: int
@@ -83,14 +83,11 @@ def claim(
             "give_up": give_up_after,
             "probe": probe,
         },
-    ).all()
-    if not found:
-        return None
-    taken = [
-        Claimed(r.id, r.externalid, r.action, r.requestid, r.route, r.request)
-        for r in sorted(found, key=lambda r: r.place)
-    ]
-    return Claim(found[0].call, found[0].provider, taken, found[0].full)
+    ).one_or_none()
+    return Claim(found.call, found.provider, _CLAIMED.decode(found.rows), found.full) if found else None
+
+
+_CLAIMED = msgspec.json.Decoder(list[Claimed])
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +165,7 @@ call as (
 )
 update interactions i set call = call.id, unsure = i.unsure || call.id, attempts = i.attempts + 1,
     first_sent_at = coalesce(i.first_sent_at, clock_timestamp()), updated_at = clock_timestamp(),
-    due_at = clock_timestamp() + make_interval(secs => %(lease)s)
+    due_at = clock_timestamp() + %(lease)s * interval '1 second'
 from call where i.id = any (%(ids)s::bigint[])
 returning call.id as call, (select epoch from valve) as epoch
 """
@@ -176,7 +173,7 @@ returning call.id as call, (select epoch from valve) as epoch
 # One index scan a provider and rank finds the head, past what others have locked; then one a rank takes the rows:
 # never an order over both, which would walk every row that waits for its retry. Rows refused together share their
 # due_at to the microsecond: once the head has a cap, only its group travels, and of one route, so that halving soon
-# separates the bad from the good.
+# separates the bad from the good. The rows come as one JSON: as many values one by one cost four times the time.
 CLAIM = """
 with recursive
 ranks as (select rank, place from unnest(%(ranks)s::smallint[]) with ordinality as r(rank, place)),
@@ -188,7 +185,7 @@ head as (
         select due_at, cap, route from interactions
         where state in ('pending', 'releasing') and provider = n.provider and rank = r.rank
           and due_at <= now()
-          and (first_sent_at is null or first_sent_at > now() - make_interval(secs => %(give_up)s))
+          and (first_sent_at is null or first_sent_at > now() - %(give_up)s * interval '1 second')
         order by due_at limit 1 for update skip locked) d
     where n.provider is not null
       and not exists (select from providers p where p.provider = n.provider and p.closed_until > now())
@@ -214,16 +211,21 @@ call as (
         coalesce(array_agg(id) filter (where state = 'releasing'), '{{}}'), %(probe)s
     from pick having count(*) > 0
     returning id, provider
+),
+flown as (
+    update interactions i set call = call.id, unsure = i.unsure || call.id, attempts = i.attempts + 1,
+        first_sent_at = coalesce(i.first_sent_at, clock_timestamp()), updated_at = clock_timestamp(),
+        due_at = clock_timestamp() + %(lease)s * interval '1 second'
+    from pick, call where i.id = pick.id
+    returning pick.n, json_build_array(i.id, i.externalid,
+        case when i.state = 'releasing' then 'release' else 'dispatch' end,
+        case when i.state = 'releasing' then i.release_requestid else i.dispatch_requestid end,
+        i.route, i.request) as row
 )
-update interactions i set call = call.id, unsure = i.unsure || call.id, attempts = i.attempts + 1,
-    first_sent_at = coalesce(i.first_sent_at, clock_timestamp()), updated_at = clock_timestamp(),
-    due_at = clock_timestamp() + make_interval(secs => %(lease)s)
-from pick, call where i.id = pick.id
-returning call.id as call, call.provider, i.id, i.externalid, pick.n as place, i.route, i.request,
-    pick.seen >= %(scan)s or pick.seen > (select count(*) from pick)
-        or exists (select from head where cap is not null) as full,
-    case when i.state = 'releasing' then 'release' else 'dispatch' end as action,
-    case when i.state = 'releasing' then i.release_requestid else i.dispatch_requestid end as requestid
+select call.id as call, call.provider, (select json_agg(row order by n) from flown)::text as rows,
+    (select max(seen) >= %(scan)s or max(seen) > count(*) from pick)
+        or exists (select from head where cap is not null) as full
+from call
 """
 
 # The head is asked for value by value: to a join the planner would bring every due row of the lane, and sort.
@@ -231,7 +233,7 @@ _SCAN = """
     select id, state, bytes, cap, attempts, due_at from interactions
     where state in ('pending', 'releasing') and provider = (select provider from head)
       and rank = (%(ranks)s::smallint[])[{place}] and due_at <= (select until from head)
-      and (first_sent_at is null or first_sent_at > now() - make_interval(secs => %(give_up)s))
+      and (first_sent_at is null or first_sent_at > now() - %(give_up)s * interval '1 second')
       and ((select cap from head) is null or (rank, due_at) = (select rank, due_at from head)
           and route is not distinct from (select route from head))
     order by due_at limit {left} for update skip locked
@@ -264,7 +266,7 @@ def give_back(conn: Connection, call: int, ids: Sequence[int]) -> None:
     for row in found:
         take_back(row, call)
     rows.update(conn, found)
-    rows.start_waiting(conn, [row for row in found if row.state in FINAL])
+    rows.start_waiting(conn, rows.endings(found))
     conn.exec_driver_sql(
         """update invocations set ids = (select coalesce(array_agg(i), '{}') from unnest(ids) i
             where i <> all (%(ids)s)) where id = %(call)s""",

@@ -76,7 +76,7 @@ new as (
     insert into interactions (externalid, state, lane, route, provider, request, bytes, dispatch_requestid,
         due_at, call, unsure, attempts, first_sent_at)
     select j.externalid, 'pending', j.lane, j.route, j.provider, coalesce(j.request, '{{}}'), j.bytes,
-        j.dispatch_requestid, clock_timestamp() + make_interval(secs => %(lease)s), call.id, array[call.id], 1,
+        j.dispatch_requestid, clock_timestamp() + %(lease)s * interval '1 second', call.id, array[call.id], 1,
         clock_timestamp()
     from job j cross join call order by j.externalid
     returning id, dispatch_requestid, call

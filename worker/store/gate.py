@@ -77,7 +77,7 @@ def enter(conn: Connection, *, lease: float, limit: float | None) -> Passage | N
 def _take_probe(conn: Connection, lease: float) -> bool:
     return bool(
         conn.exec_driver_sql(
-            """update gate set probe_until = clock_timestamp() + make_interval(secs => %(lease)s)
+            """update gate set probe_until = clock_timestamp() + %(lease)s * interval '1 second'
             where coalesce(probe_until <= now(), true)""",
             {"lease": lease},
         ).rowcount
@@ -86,8 +86,8 @@ def _take_probe(conn: Connection, lease: float) -> bool:
 
 def _take_slot(conn: Connection, rate: float) -> float | None:
     return conn.exec_driver_sql(
-        """update gate set next_slot = greatest(next_slot, clock_timestamp()) + make_interval(secs => 1 / %(rate)s)
-        where coalesce(next_slot <= clock_timestamp() + make_interval(secs => %(ahead)s), true)
+        """update gate set next_slot = greatest(next_slot, clock_timestamp()) + interval '1 second' / %(rate)s
+        where coalesce(next_slot <= clock_timestamp() + %(ahead)s * interval '1 second', true)
         returning greatest(extract(epoch from next_slot - clock_timestamp()) - 1 / %(rate)s, 0)::float8""",
         {"rate": rate, "ahead": SLOT_AHEAD},
     ).scalar()

@@ -7,7 +7,7 @@ from sqlalchemy import Engine
 BATCH = 5000
 
 # events go with their interaction; a receipt older than that can only be met by a job that old
-_OLD = "now() - make_interval(secs => %(keep)s)"
+_OLD = "now() - %(keep)s * interval '1 second'"
 STATEMENTS = {
     "interactions": f"""with gone as (
             delete from interactions where id in (

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-from uuid import uuid4
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
 from worker.domain import lifecycle as life
+from worker.domain.requestid import new_requestid
 from worker.store import rows
 from worker.store.database import as_json
 from worker.store.record import ROUNDS, UNIQUE_VIOLATION, CrowdedError, keep_receipts
@@ -89,7 +89,7 @@ def _batch(engine: Engine, which: Which, after: int) -> tuple[int, int]:
         )
         last = max((row.id or 0 for row in found), default=0)
         found = [row for row in found if row.state == which.state]
-        replaced = [(life.retry(row, str(uuid4())), row) for row in found]
+        replaced = [(life.retry(row, new_requestid()), row) for row in found]
         rows.update(conn, found)
         keep_receipts(conn, [(old, row.externalid, row.action) for old, row in replaced if old is not None])
         rows.remark(conn, [(row.id or 0, "retried", "by an operator") for row in found])

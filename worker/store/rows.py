@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from worker.domain.lifecycle import KEPT, NEVER, OPEN, Interaction, State
+from worker.domain.lifecycle import FINAL, KEPT, NEVER, OPEN, Interaction, State
 from worker.store.database import as_json
 
 OPEN_ROW = """(state in ('pending', 'dispatched', 'releasing')
@@ -25,7 +25,7 @@ _COLUMNS = (
 _WIRE_NEVER = -2e9  # JSON has no infinity
 
 _DUE = f"""case r.due when {_WIRE_NEVER} then 'infinity'::timestamptz
-    else now() + make_interval(secs => r.due) end"""
+    else now() + r.due * interval '1 second' end"""
 
 
 def lock(
@@ -131,8 +131,13 @@ def remark(conn: Connection, events: Sequence[tuple[int, str, str]]) -> None:
         )
 
 
-def start_waiting(conn: Connection, ended: Sequence[Interaction]) -> int:
-    """Start the dispatches that waited for these rows to settle; returns how many.
+def endings(rows: Iterable[Interaction]) -> list[tuple[str, bool]]:
+    """Of the rows that have just ended: the externalid, and whether something may be left behind in VCC."""
+    return [(row.externalid, row.leftover) for row in rows if row.changed and row.state in FINAL]
+
+
+def start_waiting(conn: Connection, ended: Sequence[tuple[str, bool]]) -> int:
+    """Start the dispatches that waited for these to end, as ``endings`` has them; returns how many.
 
     A row of an earlier lifecycle, or a hold by name, may end too: while another one is open, they go on waiting.
     Where the predecessor leaves something behind in VCC, the successor has to know: its release is always sent.
@@ -148,5 +153,5 @@ def start_waiting(conn: Connection, ended: Sequence[Interaction]) -> int:
               from jsonb_array_elements(%(ended)s::jsonb) e) r
         where i.externalid = r.externalid and i.state = 'waiting'
           and not exists (select from interactions where externalid = r.externalid and {OPEN_ROW})""",
-        {"ended": as_json([(row.externalid, row.leftover) for row in ended])},
+        {"ended": as_json(ended)},
     ).rowcount

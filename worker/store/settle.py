@@ -9,11 +9,12 @@ Locks are taken in one order everywhere: the invocation, its rows by id, the rou
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import random
+from typing import Any
 
 from sqlalchemy import Connection, Engine
 
 from worker.domain.backoff import backoff
-from worker.domain.lifecycle import FINAL, KEPT, NOW, Interaction, State
+from worker.domain.lifecycle import KEPT, NOW, Interaction, State
 from worker.domain.outcome import (
     Accepted,
     Forbidden,
@@ -63,7 +64,36 @@ def settle(
     Returns:
         Whether that made something due at once: a remembered release, a waiting dispatch, rows of a refused call.
     """
+    if isinstance(outcome, Accepted) and not passage.ailing:
+        started = patiently(lambda: _settle_accepted(engine, claim, outcome, size))
+        if started is not None:
+            return started
     return patiently(lambda: _settle(engine, claim, passage, outcome, size, bounds))
+
+
+def _settle_accepted(engine: Engine, claim: Claim, outcome: Accepted, size: int) -> bool | None:
+    """Write the common case, every row still in flight by this call and nothing remembered, in one statement.
+
+    Returns:
+        Whether a waiting dispatch was started; None, and nothing written, where any row asks for a decision.
+    """
+    with engine.connect() as conn:
+        written = conn.exec_driver_sql(
+            SETTLE_ACCEPTED,
+            {
+                **_record(claim.call, outcome, size),
+                # in the order in which everybody locks rows: the index is read by ascending id
+                "ids": sorted(row.id for row in claim.rows),
+                "routes": list({row.route for row in claim.rows if row.action == "dispatch"}),
+                "provider": claim.provider,
+            },
+        ).scalar_one()
+        if written != len(claim.rows):
+            return None
+        released = [row.externalid for row in claim.rows if row.action == "release"]
+        started = rows.start_waiting(conn, [(externalid, False) for externalid in released])
+        conn.commit()
+        return started > 0
 
 
 def _settle(
@@ -78,30 +108,59 @@ def _settle(
         sent = {row.id: (row.action, row.requestid) for row in claim.rows}
         for row in found:
             settle_row(row, sent[row.id or 0], outcome, about)
-        left = _write(conn, found, outcome)
+        left = _write(conn, found)
         _move_valve(conn, claim, passage, outcome, bounds)
         return left
 
 
+CLOSE_RECORD = """
+    update invocations set outcome = %(outcome)s, status = %(status)s, error = %(error)s,
+        answer = %(answer)s, seconds = %(seconds)s, bytes = %(bytes)s
+    where id = %(call)s and coalesce(outcome, 'lost') = 'lost'
+"""
+
+CALM_ROUTES = """
+    update routes set refused = 0, refused_since = null, message = null
+    where refused > 0 and held_at is null and route = any (%(routes)s::text[])
+"""
+
+OPEN_PROVIDER = "delete from providers where provider = %(provider)s"
+
+# The fence says it all: a row that this call has in flight is in the state, and under the requestid, that was sent.
+SETTLE_ACCEPTED = f"""
+with closed as ({CLOSE_RECORD} returning id),
+done as (
+    update interactions i set
+        state = case i.state when 'pending' then 'dispatched' else 'released' end::interaction_state,
+        due_at = null, call = null, unsure = '{{}}', cap = null, first_sent_at = null, last_error = null,
+        reason = null, updated_at = clock_timestamp(),
+        dispatched_at = case i.state when 'pending' then now() else i.dispatched_at end,
+        released_at = case i.state when 'releasing' then now() else i.released_at end
+    from closed where i.id = any (%(ids)s::bigint[]) and i.call = %(call)s
+        and (i.state = 'releasing' or i.state = 'pending' and i.release_requestid is null)
+    returning 1
+),
+calm as ({CALM_ROUTES}), open as ({OPEN_PROVIDER})
+select count(*) from done
+"""
+
+
+def _record(call: int, outcome: Outcome, size: int) -> dict[str, Any]:
+    answer = outcome.answer
+    return {
+        "call": call,
+        "outcome": outcome.name,
+        "status": answer.status,
+        "error": answer.error,
+        "answer": answer.body.replace("\0", "\ufffd") or None,
+        "seconds": answer.seconds,
+        "bytes": size,
+    }
+
+
 def _close_record(conn: Connection, call: int, outcome: Outcome, size: int) -> bool:
     """Give the invocation its outcome; False if it has one already."""
-    answer = outcome.answer
-    return bool(
-        conn.exec_driver_sql(
-            """update invocations set outcome = %(outcome)s, status = %(status)s, error = %(error)s,
-                answer = %(answer)s, seconds = %(seconds)s, bytes = %(bytes)s
-            where id = %(call)s and coalesce(outcome, 'lost') = 'lost'""",
-            {
-                "call": call,
-                "outcome": outcome.name,
-                "status": answer.status,
-                "error": answer.error,
-                "answer": answer.body.replace("\0", "\ufffd") or None,
-                "seconds": answer.seconds,
-                "bytes": size,
-            },
-        ).rowcount
-    )
+    return bool(conn.exec_driver_sql(CLOSE_RECORD, _record(call, outcome, size)).rowcount)
 
 
 def _lock(conn: Connection, claim: Claim) -> list[Interaction]:
@@ -135,7 +194,7 @@ def _others_succeed(conn: Connection, found: Sequence[Interaction], outcome: Out
         longest = LATELY
     else:
         return False
-    return _accepted_within(conn, "now() - make_interval(secs => %(since)s)", {"since": longest})
+    return _accepted_within(conn, "now() - %(since)s * interval '1 second'", {"since": longest})
 
 
 def _accepted_within(conn: Connection, since: str, params: dict[str, object]) -> bool:
@@ -143,7 +202,7 @@ def _accepted_within(conn: Connection, since: str, params: dict[str, object]) ->
         conn.exec_driver_sql(
             f"""select exists (select from (
                 select outcome, started_at, seconds from invocations order by id desc limit {RECENT}) i
-            where outcome = 'accepted' and started_at + make_interval(secs => seconds) >= {since})""",
+            where outcome = 'accepted' and started_at + seconds * interval '1 second' >= {since})""",
             params,
         ).scalar_one()
     )
@@ -164,30 +223,15 @@ def _taken(conn: Connection, found: Sequence[Interaction]) -> frozenset[str]:
     )
 
 
-def _write(conn: Connection, found: Sequence[Interaction], outcome: Outcome) -> bool:
-    simple = [row for row in found if row.state is State.DISPATCHED and row.marks == {"dispatched"}]
-    if isinstance(outcome, Accepted) and len(simple) == len(found):
-        _write_dispatched(conn, [row.id for row in simple])
-        return False
+def _write(conn: Connection, found: Sequence[Interaction]) -> bool:
     rows.update(conn, found)
-    started = rows.start_waiting(conn, [row for row in found if row.changed and row.state in FINAL])
+    started = rows.start_waiting(conn, rows.endings(found))
     return started > 0 or any(_is_due(row) for row in found)
 
 
 def _is_due(row: Interaction) -> bool:
     """Whether this settle made the row due, now or ahead of the rest."""
     return row.state in (State.PENDING, State.RELEASING) and row.due is not None and KEPT < row.due <= NOW
-
-
-def _write_dispatched(conn: Connection, ids: Sequence[int | None]) -> None:
-    """Write the common case, all dispatched and nothing remembered, without shipping the rows back."""
-    conn.exec_driver_sql(
-        """update interactions set state = 'dispatched', due_at = null, call = null, unsure = '{}', cap = null,
-            first_sent_at = null, last_error = null, reason = null, dispatched_at = now(),
-            updated_at = clock_timestamp()
-        where id = any (%(ids)s)""",
-        {"ids": list(ids)},
-    )
 
 
 # --- routes -------------------------------------------------------------------------------------
@@ -248,12 +292,9 @@ def park(conn: Connection, route: str) -> None:
 
 
 def _accepted_route(conn: Connection, claim: Claim) -> None:
-    conn.exec_driver_sql(
-        """update routes set refused = 0, refused_since = null, message = null
-        where refused > 0 and held_at is null and route = any (%(routes)s)""",
-        {"routes": list({row.route for row in claim.rows if row.route and row.action == "dispatch"})},
-    )
-    conn.exec_driver_sql("delete from providers where provider = %(provider)s", {"provider": claim.provider})
+    dispatched = {row.route for row in claim.rows if row.route and row.action == "dispatch"}
+    conn.exec_driver_sql(CALM_ROUTES, {"routes": list(dispatched)})
+    conn.exec_driver_sql(OPEN_PROVIDER, {"provider": claim.provider})
 
 
 # --- the valve ----------------------------------------------------------------------------------

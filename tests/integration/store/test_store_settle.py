@@ -136,6 +136,20 @@ def test_accepted_twice(store: Store) -> None:
     assert store.row() == before
 
 
+def test_dispatch_accepted_late_is_no_release(store: Store) -> None:
+    """That the API took a dispatch twice says nothing about the release that is under way by then."""
+    store.record(dispatch())
+    first, second = store.claim(lease=1e-6), store.claim()
+    store.settle(second)
+    store.record(release())
+    store.settle(first)
+    assert store.row().state == "releasing"
+    third = store.claim()
+    store.run("update invocations set outcome = null where id = %(first)s", first=first.call)
+    store.settle(first)
+    assert (store.row().state, store.row().call) == ("releasing", third.call)
+
+
 @pytest.mark.parametrize("kind", [Refused, NotSent, Throttled, Unknown])
 def test_fence(store: Store, kind: type[Outcome]) -> None:
     """Any other late outcome leaves the row to the call that has it."""
