@@ -1,18 +1,22 @@
 """Celery's settings: values only. Each that differs from Celery's default says why."""
 
 import ssl
+from urllib.parse import urlsplit
 
 from kombu import Exchange, Queue
 
-from worker import settings
+from worker import sentinels, settings
 
 _settings = settings.load()
-_url = _settings.redis_url
+_url = _settings.broker_url or _settings.redis_url
 
-broker_url = _url.get_secret_value() if _url else "redis://127.0.0.1:6379/0"
+broker_url, _found = sentinels.for_kombu(_url.get_secret_value() if _url else "redis://127.0.0.1:6379/0")
 # unless the URL says otherwise; kombu would take any certificate
-broker_use_ssl = {"ssl_cert_reqs": ssl.CERT_REQUIRED} if broker_url.startswith("rediss:") else None
-broker_transport_options = {
+broker_use_ssl = {
+    "rediss": {"ssl_cert_reqs": ssl.CERT_REQUIRED},
+    "amqps": {"cert_reqs": ssl.CERT_REQUIRED, "server_hostname": urlsplit(broker_url).hostname},
+}.get(broker_url.partition(":")[0])
+_redis = {
     # nothing is ever held longer: no ETA, no countdown, no long task
     "visibility_timeout": 150,
     "unacked_restore_interval": 5,
@@ -23,7 +27,12 @@ broker_transport_options = {
     "socket_connect_timeout": 5,
     "socket_keepalive": True,
     "health_check_interval": 10,
+    **_found,
 }
+# our own messages are wake-ups, which may get lost: none waits for RabbitMQ's confirmation
+broker_transport_options = {"write_timeout": 5} if broker_url.startswith("amqp") else _redis
+# RabbitMQ only
+broker_heartbeat = 20
 broker_connection_retry_on_startup = True
 broker_connection_max_retries = None
 
@@ -58,8 +67,8 @@ beat_max_loop_interval = 1
 # no endless pile of ticks after an outage; and none is too old for a worker whose clock is an hour off
 _stale = {"expires": 7200}
 beat_schedule = {
-    # for jobs that no worker's own reader takes in; where one does, it has nothing to do
-    "intake": {"task": "vcc.intake", "schedule": 2.0, "options": _stale},
+    # for jobs that no worker's own reader takes in; where one does, it has nothing to do, and so is asked seldom
+    "intake": {"task": "vcc.intake", "schedule": 30.0, "options": _stale},
     "sweep": {"task": "vcc.sweep", "schedule": 2.0, "options": _stale},
     "prune": {"task": "vcc.prune", "schedule": 3600.0, "options": _stale},
 }

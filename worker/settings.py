@@ -60,6 +60,7 @@ class Settings(BaseSettings):
 
     database_url: SecretStr | None = Field(None, validation_alias="DATABASE_URL")
     redis_url: SecretStr | None = Field(None, validation_alias="REDIS_URL")
+    broker_url: SecretStr | None = None
     client_id: str = ""
     client_secret: SecretStr = SecretStr("")
     region: Literal["emea", "nam", "apac"] = "emea"
@@ -79,6 +80,24 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return frozenset(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _watched(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and value.get_secret_value().startswith("sentinel:"):
+            from worker.sentinels import read  # noqa: PLC0415 -- not what most commands need
+
+            read(value.get_secret_value())
+        return value
+
+    @field_validator("broker_url")
+    @classmethod
+    def _rabbit(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not re.match("amqps?://", value.get_secret_value()):
+            raise ValueError(
+                "is for RabbitMQ: write amqp://user:password@host:5672/vhost, or leave it empty to use REDIS_URL"
+            )
+        return value
 
     @field_validator("*", mode="before")
     @classmethod

@@ -64,13 +64,17 @@ def _findings() -> Iterator[Finding]:
 
 def _database(settings: "Settings") -> Iterator[Finding]:
     from worker.store import migrate
-    from worker.store.database import connect
+    from worker.store.database import connect, pooled
 
     engine = connect(settings.database())
     try:
         with engine.connect() as conn:
             version = conn.exec_driver_sql("show server_version").scalar_one()
-        yield Finding("database", True, f"PostgreSQL {version.partition(' ')[0]}")
+            heard = conn.exec_driver_sql("show enable_seqscan").scalar_one() == "off"
+            way = ", through a pooler" if pooled(conn) else ""
+        yield Finding(
+            "database", True, f"PostgreSQL {version.partition(' ')[0]}{way}", "" if heard else _UNHEARD
+        )
         missing = migrate.pending(engine)
     finally:
         engine.dispose()
@@ -80,13 +84,31 @@ def _database(settings: "Settings") -> Iterator[Finding]:
         yield Finding("migrations", True, "up to date")
 
 
-def _redis(settings: "Settings") -> Iterator[Finding]:
-    import redis
+_UNHEARD = (
+    "the pooler drops the worker's settings: give them to its role (docs/operations.md, Through a pooler)"
+)
 
-    with redis.Redis.from_url(settings.redis(), socket_timeout=5, socket_connect_timeout=5) as client:
+
+def _redis(settings: "Settings") -> Iterator[Finding]:
+    from worker import sentinels
+
+    url = settings.redis()
+    with sentinels.client(url, socket_timeout=5, socket_connect_timeout=5) as client:
         version = client.info("server")["redis_version"]
-        yield Finding("redis", True, f"Redis {version}")
+        way = ", named by sentinels" if url.startswith(sentinels.SCHEME) else ""
+        yield Finding("redis", True, f"Redis {version}{way}")
         yield from _redis_settings(client)
+
+
+def _broker(settings: "Settings") -> Iterator[Finding]:
+    if settings.broker_url is None:
+        return
+    from worker.app import app
+
+    with app.connection_for_write() as connection:
+        connection.ensure_connection(max_retries=1, timeout=5)
+        server = connection.default_channel.connection.server_properties
+    yield Finding("broker", True, f"{server['product']} {server['version']}")
 
 
 _REDIS_WANTED = {
@@ -147,5 +169,6 @@ _REMEDIES = {
 _LOOKS: dict[str, Callable[["Settings"], Iterator[Finding]]] = {
     "database": _database,
     "redis": _redis,
+    "broker": _broker,
     "api": _api,
 }

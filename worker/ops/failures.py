@@ -83,6 +83,8 @@ def _redis(error: Exception) -> str | None:
     where = address("REDIS_URL")
     if isinstance(error, AuthenticationError):
         return f"Redis at {where} refuses the password: check REDIS_URL"
+    if isinstance(error, OperationalError) and os.environ.get("VCC_BROKER_URL"):
+        return "can't reach the broker: start it, or check VCC_BROKER_URL"
     if isinstance(error, RedisError | OperationalError):
         return f"can't reach Redis at {where}: start it, or check REDIS_URL"
     return None

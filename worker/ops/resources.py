@@ -34,12 +34,14 @@ def settings() -> "Settings":
 
 _SCHEMES = {
     "DATABASE_URL": ("postgresql", "postgres", "postgresql+psycopg"),
-    "REDIS_URL": ("redis", "rediss", "unix"),
+    "REDIS_URL": ("redis", "rediss", "unix", "sentinel"),
 }
 
 
 def _scheme(url: str) -> str:
     """Tell a URL's scheme; empty where what follows makes no sense."""
+    if url.startswith("sentinel://"):  # read already: where there are several hosts, there is no one port
+        return "sentinel"
     try:
         parts = urlsplit(url)
         return parts.scheme if parts.port != 0 else ""

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import msgspec
 import psycopg
-from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import (
     ArgumentError,
@@ -63,7 +63,7 @@ def connect(url: str, *, pool: int = 5) -> Engine:
         ) from None
     if parsed.drivername not in ("postgresql", "postgres", "postgresql+psycopg"):
         raise SettingsError(f"DATABASE_URL names {parsed.drivername!r}: this project runs on postgresql://")
-    return create_engine(
+    engine = create_engine(
         parsed.set(drivername="postgresql+psycopg"),
         pool_size=pool,
         max_overflow=10,
@@ -83,6 +83,26 @@ def connect(url: str, *, pool: int = 5) -> Engine:
             "tcp_user_timeout": 20_000,  # milliseconds; it also bounds what the three above make of it
         },
     )
+    event.listen(engine, "do_connect", lambda _d, _r, _args, given: Line.connect(**given))
+    return engine
+
+
+class Line(psycopg.Connection[Any]):
+    """A connection that can be kept behind a pooler, which lends one of Postgres's for a transaction at a time.
+
+    Attributes:
+        kept: each transaction begins as the last one ends, so that there is no moment at which to take it away.
+    """
+
+    kept = False
+
+    def commit(self) -> None:
+        """Commit."""
+        self.execute("commit and chain", prepare=False) if self.kept else super().commit()
+
+    def rollback(self) -> None:
+        """Roll back."""
+        self.execute("rollback and chain", prepare=False) if self.kept else super().rollback()
 
 
 def is_transient(error: BaseException) -> bool:
@@ -119,7 +139,7 @@ def transaction(where: Where) -> Iterator[Connection]:
             yield conn
 
 
-def driver(conn: Connection) -> psycopg.Connection:
+def driver(conn: Connection) -> Line:
     """Psycopg's connection behind SQLAlchemy's.
 
     Raises:
@@ -127,13 +147,22 @@ def driver(conn: Connection) -> psycopg.Connection:
     """
     if conn.invalidated:
         raise InvalidRequestError("this connection broke, and what it held is given up")
-    found: psycopg.Connection = conn.connection.driver_connection  # type: ignore[assignment]
+    found: Line = conn.connection.driver_connection  # type: ignore[assignment]
     return found
+
+
+def pooled(conn: Connection) -> bool:
+    """Whether a pooler stands between: it makes up the process id that it gives out with a connection."""
+    return bool(conn.exec_driver_sql("select pg_backend_pid()").scalar_one() != driver(conn).info.backend_pid)
 
 
 @contextmanager
 def single(conn: Connection) -> Iterator[None]:
     """Let each statement be a transaction of its own, without round trips for its beginning and its end."""
+    if driver(conn).kept:
+        with conn.begin():
+            yield
+        return
     driver(conn).autocommit = True
     try:
         yield

@@ -1,5 +1,6 @@
 """The inbox: jobs that services insert in their own transactions, and the notification that wakes its reader."""
 
+import time
 from collections.abc import Sequence
 
 import psycopg
@@ -37,12 +38,17 @@ def remove(conn: Connection, ids: Sequence[int]) -> None:
 
 
 def listen(conn: Connection) -> None:
-    """Let this connection be notified from now on."""
-    conn.exec_driver_sql(f"listen {CHANNEL}")
+    """Let this connection be notified from now on; behind a pooler it can't be."""
+    if not driver(conn).kept:
+        conn.exec_driver_sql(f"listen {CHANNEL}")
 
 
 def wait(conn: Connection, seconds: float) -> bool:
-    """Wait for a notification, so long at most; the connection must not be in a transaction."""
+    """Wait for a notification, so long at most, or look after that time; not within a transaction."""
+    if driver(conn).kept:
+        time.sleep(seconds)
+        with conn.begin():
+            return bool(conn.exec_driver_sql("select exists (select from inbox)").scalar_one())
     try:
         return bool(list(driver(conn).notifies(timeout=seconds, stop_after=1)))
     except psycopg.Error as error:

@@ -9,7 +9,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Engine
 
 from worker.settings import SettingsError
-from worker.store.database import connect
+from worker.store.database import connect, pooled
 
 
 def upgrade(url: str, revision: str = "head") -> None:
@@ -17,6 +17,12 @@ def upgrade(url: str, revision: str = "head") -> None:
     engine = connect(url)
     try:
         with engine.connect() as connection:
+            if pooled(connection):
+                raise SettingsError(
+                    "DATABASE_URL leads through a pooler: migrations need Postgres itself, so set it to that for this"
+                    " command"
+                )
+            connection.rollback()
             config = _config()
             config.attributes["connection"] = connection
             command.upgrade(config, revision)

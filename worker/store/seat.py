@@ -3,6 +3,9 @@
 It is a Postgres advisory lock, held by a connection and given up with it, whatever ends that: the process's death,
 the network, or Postgres, which ends one not heard of for ``SILENCE``. Its holder records on that very connection, so
 one that lost it without knowing (frozen, cut off) can't record any more.
+
+Behind a pooler a connection of Postgres's is ours as long as a transaction lasts: there the seat's ends one only to
+begin the next (``Line.kept``), and so keeps its lock and its settings. Idle it holds no snapshot: vacuum does not mind.
 """
 
 import time
@@ -10,7 +13,7 @@ import time
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from worker.store.database import driver
+from worker.store.database import driver, pooled
 
 NAMESPACE = 0x564343  # "VCC": other users of the database may take advisory locks of their own
 SILENCE = 15
@@ -41,6 +44,7 @@ class Seat:
                 "select pg_try_advisory_lock(%(space)s, %(number)s)",
                 {"space": NAMESPACE, "number": self._number},
             ).scalar_one()
+            driver(conn).kept = taken and pooled(conn)
             conn.commit()
             if not taken:
                 conn.close()
@@ -63,6 +67,9 @@ class Seat:
         """
         if self.conn is None:
             return
+        if driver(self.conn).kept:
+            with self.conn.begin():
+                pass  # a transaction's time is its beginning's, which was at the last batch
         driver(self.conn).prepare_threshold = 0 if prepared else None
         if prepared and time.monotonic() - self._planned > PLANS:
             self.conn.exec_driver_sql("discard plans")
