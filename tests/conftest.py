@@ -6,6 +6,7 @@ to use instead; there only databases made for the tests are touched, in Redis th
 """
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 GIVEN_DATABASE = os.environ.get("DATABASE_URL", "")
 GIVEN_REDIS = os.environ.get("REDIS_URL", "")
 
+MEMORY, PLENTY = Path("/dev/shm"), 4 * 2**30  # noqa: S108 - what is made there gets a name by chance
+"""A file system in memory, which most Linux machines have, and the bytes that must be free there."""
+
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -38,9 +42,15 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @contextmanager
-def open_folder() -> Iterator[Path]:
-    """Give a temporary folder that PostgreSQL can enter whatever user it runs as."""
-    with tempfile.TemporaryDirectory(prefix="vcc-test-", ignore_cleanup_errors=True) as name:
+def open_folder(*, fast: bool = False) -> Iterator[Path]:
+    """Give a temporary folder that PostgreSQL can enter whatever user it runs as.
+
+    Args:
+        fast: in memory where there is plenty; on some machines no program can be run from there.
+    """
+    plenty = fast and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > PLENTY
+    where = MEMORY if plenty else None
+    with tempfile.TemporaryDirectory(prefix="vcc-test-", dir=where, ignore_cleanup_errors=True) as name:
         Path(name).chmod(0o711)
         yield Path(name)
 
@@ -48,14 +58,14 @@ def open_folder() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[embedded.Server]:
     """Give the PostgreSQL behind ``database_url``, for tests that kill, restart or freeze it."""
-    with open_folder() as home, embedded.postgres(home, durable=False) as server:
+    with open_folder(fast=True) as home, embedded.postgres(home, durable=False) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[embedded.Server]:
     """Give the Redis behind ``redis_url``, for tests that kill, restart or freeze it."""
-    with open_folder() as home, embedded.redis(home, fsync="no") as server:
+    with open_folder(fast=True) as home, embedded.redis(home, fsync="no") as server:
         yield server
 
 

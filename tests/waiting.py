@@ -6,11 +6,16 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+FIRST, LAST, SLOWER = 0.01, 0.1, 1.2
+"""Seconds between two questions, at first and at last: who waits long leaves the machine to what it waits for."""
+
 
 def until(condition: Callable[[], T], *, seconds: float = 10.0) -> T:
     """Ask again and again until the condition holds, and return what it gave; fail after ``seconds``."""
     end = time.monotonic() + seconds
+    pause = FIRST
     while not (found := condition()):
         assert time.monotonic() < end, f"not so within {seconds} seconds"
-        time.sleep(0.01)
+        time.sleep(pause)
+        pause = min(pause * SLOWER, LAST)
     return found

@@ -3,9 +3,11 @@
 What a process needs for its work (database, API, Redis) is made on first use, so never before a fork.
 """
 
+import gc
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from functools import wraps
@@ -15,7 +17,7 @@ import redis
 from celery import Celery, bootsteps, signals
 from sqlalchemy import Engine
 
-from worker import settings
+from worker import sentinels, settings
 from worker.settings import Settings
 from worker.stopping import Stopping
 from worker.store.database import connect
@@ -23,7 +25,7 @@ from worker.vonage.invoke import Api
 
 T = TypeVar("T")
 
-app = Celery("vcc", include=["worker.tasks", "worker.readers"])
+app = Celery("vcc", include=["worker.broker", "worker.tasks", "worker.readers"])
 app.config_from_object("celeryconfig")
 
 stopping = Stopping()
@@ -72,7 +74,7 @@ def api() -> Api:
 @per_process
 def redis_client() -> "redis.Redis":
     """The process's connection to Redis, for what is no Celery message."""
-    return redis.Redis.from_url(config().redis(), socket_timeout=5, socket_connect_timeout=5, protocol=2)
+    return sentinels.client(config().redis(), socket_timeout=5, socket_connect_timeout=5, protocol=2)
 
 
 class Ending(bootsteps.StartStopStep):
@@ -106,9 +108,25 @@ def forget_resources() -> None:
     _made.clear()
 
 
+SWITCH = 0.0005
+"""Seconds that a thread computes while another wants to: with Python's 5 ms a release waits at each of its steps."""
+
+
+@signals.worker_ready.connect
+def make_nimble(**_: Any) -> None:
+    """Keep the threads from waiting for each other, and for the garbage collector.
+
+    It would go through all that is loaded for good, and hold every thread up for 50 ms and more.
+    """
+    gc.collect()
+    gc.freeze()
+    sys.setswitchinterval(SWITCH)
+
+
 @signals.worker_process_init.connect
 def start_child(**_: Any) -> None:
     """Start a forked process with resources of its own; it stops when its parent is told to."""
+    gc.freeze()  # as the parent will, once it is ready
     forget_resources()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which may be sent to the whole group
     stopping.enforce(forked=True)
@@ -126,5 +144,15 @@ def _log(loglevel: int | str | None = None, logfile: str | None = None, **_: Any
     logging.basicConfig(level=loglevel or logging.INFO, filename=logfile, format=LOG_FORMAT, force=True)
     for name in ("httpx", "httpcore", "sqlalchemy.engine", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    level = logging.getLogger().level
     for name in ("celery.pool", "celery.concurrency", "kombu", "amqp"):  # they would log whole messages
-        logging.getLogger(name).setLevel(max(logging.getLogger().level, logging.INFO))
+        logging.getLogger(name).setLevel(max(level, logging.INFO))
+    if level > logging.DEBUG:
+        for name in ("celery.worker.strategy", "celery.app.trace"):
+            logging.getLogger(name).addFilter(_is_worth_a_line)
+
+
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    """Whether it is more than that a message came and went: two lines each would be a seventh of its whole cost."""
+    one = record.levelno == logging.INFO and isinstance(record.args, dict) and record.args.get("name")
+    return one not in ("vcc.dispatch", "vcc.release")

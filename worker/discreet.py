@@ -13,13 +13,9 @@ import celery
 from celery.exceptions import InvalidTaskError, Reject
 from celery.worker.consumer import Consumer as CeleryConsumer
 from celery.worker.request import Request as CeleryRequest
-from kombu.transport import TRANSPORT_ALIASES
-from kombu.transport import redis as transport
-from kombu.utils.encoding import bytes_to_str
-from kombu.utils.json import loads
 from sqlalchemy.exc import SQLAlchemyError
 
-from worker.app import engine, redis_client, stopping
+from worker.app import engine, stopping
 from worker.domain.job import printable
 from worker.intake.record import raw
 from worker.settings import SettingsError
@@ -29,6 +25,9 @@ from worker.store.record import CrowdedError, Rejection, reject
 log = logging.getLogger(__name__)
 
 HIDDEN = "(hidden)"
+
+EVENTS = 0.2
+"""Seconds for which task events are collected, to be sent together: each by itself, they cost more than the task."""
 
 ODD = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """What Celery and kombu raise of a message that has not the shape they expect: it would end the worker."""
@@ -129,6 +128,19 @@ def message_id(task: celery.Task) -> str:
 class Consumer(CeleryConsumer):
     """A consumer that keeps the messages which Celery would log in full and drop."""
 
+    def register_with_event_loop(self, hub: Any) -> None:
+        """Send task events every now and then."""
+        super().register_with_event_loop(hub)
+        hub.call_repeatedly(EVENTS, self._flush_events)
+
+    def on_send_event_buffered(self) -> None:
+        """Let the event wait for others."""
+
+    def shutdown(self) -> None:
+        """Send the last events before the connection goes."""
+        self._flush_events()
+        super().shutdown()
+
     def on_unknown_message(self, body: Any, message: Any) -> None:
         """Keep what is no task message."""
         self._keep(message, "message: is no Celery task message")
@@ -161,10 +173,10 @@ class Consumer(CeleryConsumer):
 
     def _keep(self, message: Any, reason: str) -> None:
         body = message.body if isinstance(message.body, bytes) else str(message.body).encode(errors="replace")
-        message.ack() if _kept_whole(body, reason) else message.requeue()
+        message.ack() if kept_whole(body, reason) else message.requeue()
 
 
-def _kept_whole(body: bytes, reason: str) -> bool:
+def kept_whole(body: bytes, reason: str) -> bool:
     """Keep what can't be used; False, after a moment, if it has to go back to its queue."""
     try:
         # this is the thread that reads the queues: better the message comes again than everybody waits
@@ -175,39 +187,3 @@ def _kept_whole(body: bytes, reason: str) -> bool:
         return False
     log.error("rejected a message: %s", reason, extra={"action": "reject"})
     return True
-
-
-class Channel(transport.Channel):
-    """A channel that keeps what somebody has pushed onto a queue and is no message: it would end the worker."""
-
-    def _get_client(self) -> Any:
-        channel = self
-
-        class Client(super()._get_client()):  # type: ignore[misc]
-            def parse_response(self, connection: Any, command: str, **options: Any) -> Any:
-                found = super().parse_response(connection, command, **options)
-                return found if command != "BRPOP" or not found or channel.usable(*found) else None
-
-        return Client
-
-    def usable(self, queue: bytes, item: bytes) -> bool:
-        """Whether an item that was just taken off a queue is a message; otherwise it is kept, or put back."""
-        try:
-            message = self.Message(loads(bytes_to_str(item)), channel=self)  # type: ignore[no-untyped-call]
-            info = message.delivery_info
-            texts = (message.delivery_tag, info["exchange"], info["routing_key"])
-            fits = isinstance(message.headers, dict) and all(isinstance(text, str) for text in texts)
-        except ODD:
-            fits = False
-        if not fits and not _kept_whole(item, "message: is no Celery message"):
-            redis_client().lpush(queue, item)
-        return fits
-
-
-class Transport(transport.Transport):
-    """Redis with such channels."""
-
-    Channel = Channel
-
-
-TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), f"{__name__}:Transport"))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
+from celery import signals
 from kombu.exceptions import OperationalError as BrokerError
 from redis.exceptions import RedisError
 from sqlalchemy import Connection
@@ -19,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from worker import app as process
 from worker import discreet
 from worker.app import app
+from worker.delivery.courier import Courier
 from worker.delivery.deliver import SLICE, Bench, deliver
 from worker.discreet import Task, message_id
 from worker.domain.meeting import Verdict
@@ -26,6 +28,7 @@ from worker.intake.inbox import Inbox
 from worker.intake.reader import Door, Onward, Reader
 from worker.intake.record import Incoming, take_in
 from worker.intake.stream import Stream
+from worker.intake.together import Together
 from worker.settings import SettingsError
 from worker.store.database import told
 from worker.store.prune import prune
@@ -39,7 +42,13 @@ WAKE_SECONDS = 2
 STALE = 7200
 """Seconds after which a wake-up is dropped; long, for it is told by two clocks, and one may be off."""
 
-DOOR = {"base": discreet.Door, "bind": True, "acks_late": True, "reject_on_worker_lost": True}
+DOOR = {
+    "base": discreet.Door,
+    "bind": True,
+    "acks_late": True,
+    "reject_on_worker_lost": True,
+    "Request": "worker.tasks:Request",
+}
 
 
 def wake() -> None:
@@ -49,6 +58,29 @@ def wake() -> None:
             deliver_due.apply_async(expires=STALE, retry=False)
     except (RedisError, BrokerError, SettingsError) as error:
         log.warning("could not wake a delivery (%s); the next tick does", type(error).__name__)
+
+
+@process.per_process
+def together() -> Together:
+    """The threads' common transactions."""
+    return Together(lambda batch: take_in(process.engine(), process.config(), "celery", batch))
+
+
+@process.per_process
+def courier() -> Courier:
+    """The thread that sends what these doors took in, in the worker's main process, whatever its pool."""
+    made = Courier(deliver_all)
+    signals.worker_shutdown.connect(lambda **_: made.close(), weak=False)
+    return made
+
+
+class Request(discreet.Request):
+    """A door's message: when its job is recorded, what is due is sent straight on."""
+
+    def acknowledge(self) -> None:
+        """Acknowledge; this happens in the main process."""
+        super().acknowledge()
+        courier().ask()
 
 
 @app.task(name="vcc.dispatch", **DOOR)
@@ -111,13 +143,10 @@ def _take_in(task: Task, jobs: list[Any], *, many: bool = False) -> None:
     batch = [
         Incoming(job, f"{mid}-{index}" if many else mid, f"message {mid}") for index, job in enumerate(jobs)
     ]
-    taken = take_in(process.engine(), process.config(), "celery", batch)
-    if rejected := taken.verdicts[Verdict.REJECTED]:
+    if rejected := together().take_in(batch).count(Verdict.REJECTED):
         log.warning(
             "message %s: %d of %d jobs rejected", mid, rejected, len(batch), extra={"action": "reject"}
         )
-    if taken.due:
-        wake()
 
 
 def calmly(work: Callable[[], None]) -> Callable[[], None]:
@@ -171,6 +200,13 @@ def deliver_due() -> None:
     end = time.monotonic() + SLICE
     bench = Bench(process.engine(), process.api(), process.config(), wake, process.stopping)
     deliver(bench, go_on=_until(end))
+
+
+@calmly
+def deliver_all() -> None:
+    """Make calls while something is due, for as long as it takes."""
+    bench = Bench(process.engine(), process.api(), process.config(), wake, process.stopping)
+    deliver(bench, go_on=lambda: not process.stopping.is_set())
 
 
 def _forget_wake() -> None:

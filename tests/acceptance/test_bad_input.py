@@ -1,7 +1,6 @@
 """Bad input costs nothing but itself: a clear message, and everything else is imported."""
 
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -11,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from tests.acceptance.stand import ROOT, surroundings
 from worker.store import queries
 from worker.store.database import connect
 
-ROOT = Path(__file__).resolve().parents[2]
 SEPARATOR = b"From someone@example.com Mon Jan  1 00:00:00 2024\n"
 
 
@@ -34,11 +33,10 @@ class Machine:
 
     def __init__(self, database_url: str, folder: Path) -> None:
         self.folder = folder
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("VCC_")}
         # nobody listens there: an import does without Redis
         redis = "redis://127.0.0.1:1/0"
         self.env = {
-            **kept,
+            **surroundings(),
             "DATABASE_URL": database_url,
             "REDIS_URL": redis,
             "VCC_HOME": str(folder / "home"),

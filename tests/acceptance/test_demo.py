@@ -3,12 +3,11 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import psutil
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.acceptance.stand import ROOT, surroundings
 
 
 def run(*args: str) -> str:
@@ -16,7 +15,7 @@ def run(*args: str) -> str:
     mark = f"demo-of-{os.getpid()}"
     done = subprocess.run(
         [sys.executable, "scripts/demo.py", *args],
-        cwd=ROOT, env={**os.environ, "MARK": mark}, capture_output=True, text=True, timeout=180, check=False,
+        cwd=ROOT, env={**surroundings(), "MARK": mark}, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     left = []

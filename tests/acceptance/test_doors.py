@@ -53,7 +53,7 @@ def test_workers_killed_while_jobs_come_in(stand: Stand, door: Callable[[Stand],
             for _ in range(500):
                 send(f"e{sent}")
                 sent += 1
-            until(lambda goal=goal: stand.stats()["invocations"]["calls"] >= goal, seconds=60)
+            stand.until(lambda s, goal=goal: s["invocations"]["calls"] >= goal)
             stand.kill(workers[number % 2])
             workers[number % 2] = stand.worker("--pool", "threads", "--concurrency", "4")
     stand.until(lambda s: s["states"]["dispatched"] == sent, seconds=120)

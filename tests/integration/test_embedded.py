@@ -36,14 +36,14 @@ with embedded.postgres(Path(sys.argv[1]), durable=False) as p, embedded.redis(Pa
 @pytest.fixture
 def new_home() -> Iterator[Path]:
     """Give a home in which nothing was ever started."""
-    with open_folder() as folder:
+    with open_folder(fast=True) as folder:
         yield folder / "home"
 
 
 @pytest.fixture(scope="session")
 def used_home() -> Iterator[Path]:
     """Give a home in which a PostgreSQL has run once; to be copied, which is faster than initdb."""
-    with open_folder() as folder:
+    with open_folder(fast=True) as folder:
         with embedded.postgres(folder / "home", durable=False):
             pass
         yield folder / "home"

@@ -1,6 +1,5 @@
 """A backup is restored by the steps of docs/operations.md, at every moment of many lives; VCC did not go back."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.acceptance.stand import surroundings
 from tests.factories import dispatch, release
 from tests.snippets import Snippets
 from tests.stories import Works
@@ -35,7 +35,7 @@ class Operator:
     def __init__(self, folder: Path, database_url: str) -> None:
         self._folder = folder
         self._env = {
-            **os.environ,
+            **surroundings(),
             "PATH": f"{Path(sys.executable).parent}:{PROGRAMS}:/usr/bin:/bin",
             "DATABASE_URL": database_url,
         }

@@ -13,7 +13,7 @@ import redis
 from celery import Celery
 from sqlalchemy.exc import OperationalError
 
-from tests.acceptance.stand import ROOT
+from tests.acceptance.stand import ROOT, surroundings
 from tests.certificate import TlsServer
 from tests.waiting import until
 from worker.client import Client, UnreachableError
@@ -51,7 +51,7 @@ def by_redis(url: str) -> None:
 def by_celery(url: str) -> None:
     """Connect as a worker, beat or Flower does, with the settings that they read."""
     code = "from worker.app import app; app.connection_for_read().ensure_connection(max_retries=1, timeout=2)"
-    env = {**os.environ, "REDIS_URL": url}
+    env = {**surroundings(), "REDIS_URL": url}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], cwd=ROOT, env=env, capture_output=True, check=False
     )

@@ -4,19 +4,22 @@ Killed at any line: the chunks recorded so far are on their way, and running the
 rest; what is there already counts as a duplicate and is dispatched no second time.
 """
 
+import gc
 import json
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import islice
 from time import monotonic
 from typing import IO, Any
-from uuid import uuid4
 
 from sqlalchemy import Engine
 
 from worker.domain.job import JobError, parse
 from worker.domain.meeting import Verdict
+from worker.domain.requestid import new_requestid
 from worker.intake.record import Incoming, raw, take_in
 from worker.intake.sources import Entry, Rejected, Source
 from worker.settings import Settings
@@ -24,6 +27,13 @@ from worker.store.queries import with_lifecycle
 from worker.store.record import Rejection, reject
 
 CHUNK = 1000
+"""Entries that are recorded together, in one commit."""
+
+CHUNK_BYTES = 16_000_000
+"""So much of a source makes a chunk too, lest the largest jobs fill the memory."""
+
+_YOUNG = 100_000
+"""Values that are made before Python looks for garbage among them; a chunk makes as many."""
 
 OLD = frozenset((Verdict.DUPLICATE, Verdict.REPEATED, Verdict.NOTHING))
 """Verdicts that an import counts as duplicates."""
@@ -69,11 +79,12 @@ class Importer:
     def run(self, source: Source, tally: Tally) -> None:
         """Record everything that the source holds, and count it."""
         start = monotonic() - tally.seconds
-        for chunk in _chunks(source):
-            tally.read += len(chunk)
-            self._take(chunk, tally)
-            tally.seconds = monotonic() - start
-            self.outlets.progress(tally)
+        with _rarely_collected():
+            for chunk in _chunks(source):
+                tally.read += len(chunk)
+                self._take(chunk, tally)
+                tally.seconds = monotonic() - start
+                self.outlets.progress(tally)
 
     def _take(self, chunk: list[Entry | Rejected], tally: Tally) -> None:
         bad = [entry for entry in chunk if isinstance(entry, Rejected)]
@@ -81,7 +92,7 @@ class Importer:
         for entry in bad:
             self._refuse(tally, entry.place, entry.reason, entry.raw)
         good = [entry for entry in chunk if isinstance(entry, Entry)]
-        batch = [Incoming(self._job(entry), str(uuid4()), entry.place) for entry in good]
+        batch = [Incoming(self._job(entry), new_requestid(), entry.place) for entry in good]
         taken = take_in(self.engine, self.settings, "import", batch, rules="import", known=False)
         for incoming, (verdict, reason) in zip(batch, taken.details, strict=True):
             self._count(tally, incoming, verdict, reason)
@@ -159,10 +170,34 @@ class DryRun:
                 self._seen.add(key)
 
 
-def _chunks(source: Iterable[Entry | Rejected]) -> Iterator[list[Entry | Rejected]]:
+def _chunks(source: Source) -> Iterator[list[Entry | Rejected]]:
+    """Give the source in chunks, the next one read by a thread of its own while this one is recorded."""
     entries = iter(source)
-    while chunk := list(islice(entries, CHUNK)):
-        yield chunk
+    with ThreadPoolExecutor(1, "reading") as reader:
+        coming = reader.submit(_chunk, source, entries)
+        while chunk := coming.result():
+            coming = reader.submit(_chunk, source, entries)
+            yield chunk
+
+
+def _chunk(source: Source, entries: Iterator[Entry | Rejected]) -> list[Entry | Rejected]:
+    chunk, enough = [], source.position + CHUNK_BYTES
+    for entry in islice(entries, CHUNK):
+        chunk.append(entry)
+        if source.position > enough:
+            break
+    return chunk
+
+
+@contextmanager
+def _rarely_collected() -> Iterator[None]:
+    """Look for garbage less often: a chunk's values live until it is recorded, and then go by themselves."""
+    before = gc.get_threshold()
+    gc.set_threshold(_YOUNG, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def _externalid(incoming: Incoming) -> Any:

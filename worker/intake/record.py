@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from worker.domain.job import Job, JobError, parse
 from worker.domain.meeting import DUE, Ask, Met, Verdict
 from worker.settings import Settings
+from worker.store.backlog import record_backlog
 from worker.store.claim import Claim, Terms
 from worker.store.database import Where, is_about_values, told
 from worker.store.record import CrowdedError, Rejection, record_and_claim, reject
@@ -102,6 +103,8 @@ def _record(
 ) -> tuple[list[Met], Claim | None]:
     """Record the jobs; should one that was let in here turn out to be impossible, that one alone is rejected."""
     try:
+        if asks and asks[0].door == "import":
+            return record_backlog(where, asks, grace=grace), None
         return record_and_claim(where, asks, grace, terms)
     except (SQLAlchemyError, psycopg.Error, CrowdedError) as error:
         if not (isinstance(error, DBAPIError) and is_about_values(error)):

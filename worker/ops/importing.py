@@ -1,9 +1,10 @@
 """Carry an import out: outlets first, then the sources one after the other, then the wait."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import Thread
 from typing import IO
 
 import typer
@@ -137,6 +138,8 @@ def _import(
 ) -> bool:
     """Import everything; whether all sources were readable to their end."""
     sources, notes, bell = _Sources(order), _Notes(), Bell()
+    if not order.dry_run:
+        Thread(target=_prepare_bell, daemon=True).start()
     with Reading(sources.opened) as bar:
 
         def show(tally: Tally) -> None:
@@ -153,6 +156,12 @@ def _import(
     notes.finish()
     bell.tell()
     return sources.whole
+
+
+def _prepare_bell() -> None:
+    """Import what the bell rings with, which takes a while, beside the first chunk; what is wrong, it finds itself."""
+    with suppress(Exception):
+        import worker.tasks  # noqa: F401, PLC0415 - heavy
 
 
 def _summary(tally: Tally, *, dry_run: bool) -> str:

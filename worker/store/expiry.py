@@ -4,29 +4,56 @@ Each takes a bounded batch and says how many it changed, so that a sweep goes on
 between, the next sweep goes on; any number of sweeps may run at once, rows that another has locked are skipped.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from worker.domain import lifecycle as life
-from worker.domain.lifecycle import FINAL, Interaction, State
+from worker.domain.lifecycle import Interaction, State
 from worker.store import rows
 
 BATCH = 1000
 
+_HELD = "state = 'awaiting_dispatch' and due_at <= now()"
+_SPENT = """state in ('pending', 'releasing') and due_at <= now()
+            and first_sent_at <= now() - make_interval(secs => %(give_up_after)s)"""
+_PARKED = "state = 'pending' and due_at = 'infinity'"
+_UNHEARD = "outcome is null and started_at <= now() - make_interval(secs => %(lease)s)"
+_UNRELEASED = (
+    "state = 'dispatched' and dispatched_at <= now() - make_interval(secs => %(assume_ended_after)s)"
+)
+
+_LOOK = f"""select exists (select from interactions where {_HELD}) as "orphaned",
+    exists (select from interactions where {_SPENT}) as "given up",
+    exists (select from interactions where {_PARKED}) as "let go",
+    exists (select from invocations where {_UNHEARD}) as "lost calls",
+    exists (select from interactions where {_UNRELEASED}) as "assumed ended"
+"""
+
+
+def look(
+    conn: Connection, *, give_up_after: float, lease: float, assume_ended_after: float | None
+) -> Mapping[str, bool]:
+    """Which of the steps have something to do: one statement, since on most ticks none has."""
+    params = {
+        "give_up_after": give_up_after,
+        "lease": lease,
+        "assume_ended_after": assume_ended_after,
+    }
+    return dict(conn.exec_driver_sql(_LOOK, params).mappings().one())
+
 
 def expire_holds(engine: Engine) -> int:
     """End the releases whose dispatch did not come within the grace period."""
-    return _change(engine, "state = 'awaiting_dispatch' and due_at <= now()", {}, life.expire)
+    return _change(engine, _HELD, {}, life.expire)
 
 
 def give_up_spent(engine: Engine, after: float) -> int:
     """Give up rows first sent more than so many seconds ago: the API may have forgotten their requestid."""
     return _change(
         engine,
-        """state in ('pending', 'releasing') and due_at <= now()
-            and first_sent_at <= now() - make_interval(secs => %(after)s)""",
-        {"after": after},
+        _SPENT,
+        {"give_up_after": after},
         lambda row: life.give_up(row, "given up: no certain answer in time"),
     )
 
@@ -35,8 +62,8 @@ def assume_ended(engine: Engine, after: float) -> int:
     """End interactions dispatched more than so many seconds ago and never released."""
     return _change(
         engine,
-        "state = 'dispatched' and dispatched_at <= now() - make_interval(secs => %(after)s)",
-        {"after": after},
+        _UNRELEASED,
+        {"assume_ended_after": after},
         lambda row: life.move(row, State.ENDED, "assumed ended"),
     )
 
@@ -53,7 +80,7 @@ def _change(
         for row in found:
             change(row)
         rows.update(conn, found)
-        rows.start_waiting(conn, [row for row in found if row.state in FINAL])
+        rows.start_waiting(conn, rows.endings(found))
         return len(found)
 
 
@@ -82,8 +109,7 @@ def lose_calls(engine: Engine, after: float) -> int:
     """Call those invocations lost whose worker was not heard of again; a late settle still counts."""
     with engine.begin() as conn:
         return conn.exec_driver_sql(
-            """update invocations set outcome = 'lost', error = 'the worker was not heard of again'
-            where id in (select id from invocations where outcome is null
-                and started_at <= now() - make_interval(secs => %(after)s) limit 1000 for update skip locked)""",
-            {"after": after},
+            f"""update invocations set outcome = 'lost', error = 'the worker was not heard of again'
+            where id in (select id from invocations where {_UNHEARD} limit {BATCH} for update skip locked)""",
+            {"lease": after},
         ).rowcount

@@ -3,23 +3,35 @@
 Any number of sweeps may run at once: each step skips what another has locked.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from sqlalchemy import Engine
 
 from worker.settings import Settings
 from worker.store import expiry
 from worker.store.claim import oldest_due
+from worker.store.database import single
 
 
 def sweep(engine: Engine, settings: Settings, wake: Callable[[], None]) -> dict[str, int]:
     """Do all that time asks for; returns how many rows each step changed."""
-    changed = {name: _until_short(step) for name, step in _steps(engine, settings)}
-    with engine.connect() as conn:
+    wanted = _look(engine, settings)
+    changed = {name: _until_short(step) if wanted[name] else 0 for name, step in _steps(engine, settings)}
+    with engine.connect() as conn, single(conn):
         due = oldest_due(conn) is not None
     if due:
         wake()
     return changed
+
+
+def _look(engine: Engine, settings: Settings) -> Mapping[str, bool]:
+    with engine.connect() as conn, single(conn):
+        return expiry.look(
+            conn,
+            give_up_after=settings.give_up_after,
+            lease=settings.lease,
+            assume_ended_after=settings.assume_ended_after,
+        )
 
 
 def _steps(engine: Engine, settings: Settings) -> Iterator[tuple[str, Callable[[], int]]]:

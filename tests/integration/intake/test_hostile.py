@@ -154,7 +154,7 @@ def test_one_requestid_with_different_content(database_url: str, redis_url: str)
 
 def test_entries_that_are_kept_whole(database_url: str, redis_url: str) -> None:
     """Five megabytes that are no job are kept to the last byte."""
-    text = b"[" + b"1," * 2_500_000 + b"1]"
+    text = b'["' + b"1," * 2_500_000 + b'"]'
     with redis.Redis.from_url(redis_url, protocol=2) as server, opened(database_url) as engine:
         server.xadd(STREAM, {"job": text})
         (entry,) = Stream(server).read(10, 1_000_000)

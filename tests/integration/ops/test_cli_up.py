@@ -15,6 +15,7 @@ import psutil
 import pytest
 from sqlalchemy.engine import make_url
 
+from tests.acceptance.stand import surroundings
 from tests.conftest import open_folder
 from tests.integration.ops.conftest import Vcc
 from tests.integration.ops.test_cli_services import answer, free_port
@@ -30,7 +31,7 @@ class Up:
 
     def __init__(self, folder: Path, *options: str) -> None:
         self.folder = folder
-        self._env = {**os.environ, "VCC_HOME": str(folder / ".vcc")}
+        self._env = {**surroundings(), "VCC_HOME": str(folder / ".vcc")}
         with (folder / "err").open("wb") as err:
             self.process = subprocess.Popen(
                 [*VCC, "up", "--json", *options],

@@ -105,5 +105,8 @@ def _strictly(content: bytes, charset: str, notes: list[str]) -> str:
 
 
 def _storable(text: str, notes: list[str]) -> Text:
-    line, count = _UNUSABLE.subn("\ufffd", " ".join(text.split()))
+    line = " ".join(text.split())
+    if not notes and line.isprintable():  # as nearly all are
+        return Text(line)
+    line, count = _UNUSABLE.subn("\ufffd", line)
     return Text(line, tuple(dict.fromkeys([*notes, REPLACED] if count else notes)))

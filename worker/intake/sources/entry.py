@@ -73,12 +73,13 @@ class Options:
         return job if job.get("action") == "release" else self._dispatch(job)
 
     def _dispatch(self, job: dict[str, Any]) -> dict[str, Any]:
-        defaults = {"route": self.route, "provider": self.provider, "lane": self.lane}
-        named = {name: value for name, value in job.items() if value is not None}
-        job = job | {name: value for name, value in defaults.items() if value and name not in named}
-        routing = named.get("routingdata", {})
-        if isinstance(routing, dict):
-            job["routingdata"] = {"interactiontype": self.interactiontype} | routing
+        job = {**job}
+        for name, value in (("route", self.route), ("provider", self.provider), ("lane", self.lane)):
+            if value and job.get(name) is None:
+                job[name] = value
+        routing = job.get("routingdata")
+        if routing is None or isinstance(routing, dict):
+            job["routingdata"] = {"interactiontype": self.interactiontype} | (routing or {})
         return job
 
 

@@ -54,7 +54,7 @@ def size(path: Path) -> int:
 def reading(path: Path) -> Iterator[BinaryIO]:
     """Open a file, behind its byte order mark; raises SourceError for whatever the medium refuses."""
     try:
-        with path.open("rb") as file:
+        with path.open("rb", PIECE) as file:
             start = file.read(len(BOM))
             if start.startswith(_UTF_16):
                 raise SourceError(f"{shown(path)}: is written in UTF-16; save it as UTF-8")

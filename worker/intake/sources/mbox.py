@@ -8,6 +8,7 @@ A ``Content-Length`` is believed only where it ends exactly at such a line or at
 
 import re
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,6 +28,7 @@ _DATE = (
 )
 SEPARATOR = re.compile(rb"From (?:.*\s)?(?:" + _DATE + rb")(?:\s+\(\w+\)|\s+remote from \S+)?\s*")
 _SEPARATOR_LIMIT = 1_000  # bytes; no address and date are longer
+_MAY_SEPARATE = re.compile(rb"\n\r?\n(From )")
 _GIT_PATCH = re.compile(rb"From [0-9a-f]{40,64} Mon Sep 17 00:00:00 2001\s*")
 _BEGINS_HEADERS = re.compile(rb"[!-9;-~]+[ \t]*:(?!//)|>*From ")
 _HEADER_CUT_SHORT = re.compile(rb"[!-9;-~]*")
@@ -60,10 +62,11 @@ class Mbox:
         """Read message by message; raises SourceError where the medium fails on the way."""
         with reading(self._path) as file:
             separator = self._first(file)
+            self.position = file.tell() - len(separator)
             number = 0
             while separator:
                 number += 1
-                place = f"{self.name}: message {number} (byte {file.tell() - len(separator)})"
+                place = f"{self.name}: message {number} (byte {self.position})"
                 block = read_block(file, lambda line: self._separates(file, line))
                 message = Message(block, self._options)
                 separator = self._pass_body(file, block, message)
@@ -112,11 +115,13 @@ class Mbox:
                 feed(piece)
             blank = whole and piece in BLANK
             whole = piece.endswith(b"\n")
+            if whole and not (feed or blank):
+                blank = _skip(file)
         return b""
 
     def _declared_end(self, file: BinaryIO, message: Message) -> int | None:
         """Return where ``Content-Length`` says that the body ends, if a message or the file ends there."""
-        length = next((value for name, value in message.fields if name == b"content-length"), b"")
+        length = next(iter(message.values(b"content-length")), b"")
         if not length.isdigit() or len(length) > 15:
             return None
         start = file.tell()
@@ -133,6 +138,20 @@ class Mbox:
             if line in BLANK:
                 line, begins_line = file.readline(PIECE), True
         return not line or (begins_line and self._separates(file, line))
+
+
+def _skip(file: BinaryIO) -> bool:
+    """From the beginning of a line, pass what is buffered of a body, up to the first line that may separate.
+
+    Returns:
+        Whether the last line that was passed is blank.
+    """
+    buffered = file.peek() if isinstance(file, BufferedReader) else b""
+    if buffered.startswith(BLANK):  # it may be the line before a separator: that is not for here to tell
+        return False
+    found = _MAY_SEPARATE.search(buffered)
+    passed = file.read(found.start(1) if found else buffered.rfind(b"\n") + 1)
+    return passed.endswith((b"\n\n", b"\n\r\n"))
 
 
 def _is_dated(line: bytes) -> bool:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
-from itertools import islice
+from io import BufferedReader
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
@@ -24,7 +24,10 @@ _REPEATS = 5  # of a header that should stand there once
 SUBJECT_LIMIT = 1_000
 """So many characters of a subject are shown to the agent."""
 
-_FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:(.*)", re.DOTALL)
+_BLANK_LINE = re.compile(rb"\n\r?\n")
+_MAY_SEPARATE = b"\nFrom "
+# a field, and the lines after it that begin none; possessive, so that a hostile block takes neither time nor memory
+_FIELDS = re.compile(rb"^([!-9;-~]+)[ \t]*:(.*+(?:\n(?![!-9;-~]+[ \t]*:).*+)*+)", re.MULTILINE)
 _BRACKETED = re.compile(r"<([^<>]*)>")
 _COMMENT = re.compile(r"\([^()]*\)")
 _QUOTED_NAME = re.compile(r'"(?:[^"\\]|\\.)*"(?!@)')
@@ -58,6 +61,8 @@ def read_block(file: BinaryIO, separates: Callable[[bytes], bool] = lambda _: Fa
         file: stands at the block's first byte.
         separates: whether a line begins the next message; such a line is left in the file too.
     """
+    if near := _near_end(file):
+        return Block(near, End.BLANK)
     raw = bytearray()
     whole = True
     while piece := file.readline(PIECE):
@@ -73,16 +78,29 @@ def read_block(file: BinaryIO, separates: Callable[[bytes], bool] = lambda _: Fa
     return Block(bytes(raw), End.FILE)
 
 
+def _near_end(file: BinaryIO) -> bytes:
+    """Read the block where it ends within what is buffered, as nearly all do; else nothing: it is read by lines."""
+    buffered = file.peek() if isinstance(file, BufferedReader) else b""
+    end = _BLANK_LINE.search(buffered)
+    if end is None or buffered.startswith(BLANK) or _MAY_SEPARATE in buffered[: end.start()]:
+        return b""
+    return file.read(end.end())[: end.start() + 1]
+
+
 def split(raw: bytes) -> Fields:
     """Split a header block into fields: lower-case names, unfolded values. Lines that are none are left out."""
-    lines: list[list[bytes]] = []
-    for line in raw.split(b"\n"):
-        if line[:1] in (b" ", b"\t") and lines:
-            lines[-1].append(line.strip())
-        elif _FIELD.match(line):
-            lines.append([line])
-    matches = (_FIELD.match(b" ".join(parts)) for parts in lines)
-    return [(found[1].lower(), found[2].strip()) for found in matches if found]
+    return [(name, _unfolded(value)) for name, value in _folded(raw)]
+
+
+def _folded(raw: bytes) -> Fields:
+    return [(name.lower(), value) for name, value in _FIELDS.findall(raw)]
+
+
+def _unfolded(value: bytes) -> bytes:
+    if b"\n" not in value:
+        return value.strip()
+    first, *others = value.split(b"\n")
+    return b" ".join([first, *(line.strip() for line in others if line[:1] in (b" ", b"\t"))]).strip()
 
 
 class Message:
@@ -98,9 +116,10 @@ class Message:
         self._block = block
         self._options = options
         self._notes: list[str] = []
-        self.fields = split(_complete_lines(block))
+        raw = _complete_lines(block)
+        self._fields = _folded(raw)
         self._id = self._identify(options.externalid_from or "Message-ID")
-        self.digest = None if self._id or block.end is End.LIMIT else Digest(self.fields)
+        self.digest = None if self._id or block.end is End.LIMIT else Digest(split(raw))
 
     def result(self, place: str) -> Entry | Rejected:
         """Return the job, or why there is none; to be called when the whole body has been seen."""
@@ -117,13 +136,13 @@ class Message:
             if not self._id:
                 return "truncated: it ends within its headers, before any id"
             self._notes.append("it ends within its headers; what follows is missing")
-        return None if self.fields else "has no headers: it is no email"
+        return None if self._fields else "has no headers: it is no email"
 
     def _identify(self, header: str) -> str:
         """Return the id that a header names; empty where there is none."""
         name = header.lower().encode("utf-8", "replace")
         is_message_id = name == b"message-id"
-        for value in self._values(name):
+        for value in self.values(name):
             text, notes = (raw_text if is_message_id else decoded)(value)
             found = message_id(text) if is_message_id else text
             if found:
@@ -157,13 +176,13 @@ class Message:
 
     def _sender(self) -> str:
         for name in (b"from", b"sender"):
-            for value in self._values(name):
+            for value in self.values(name):
                 if address := sender_address(raw_text(value[:_SENDER_LIMIT]).text):
                     return address
         return ""
 
     def _subject(self) -> str:
-        for value in self._values(b"subject"):
+        for value in self.values(b"subject"):
             text, notes = decoded(value)
             self._notes += [f"Subject: {note}" for note in notes]
             if len(text) > SUBJECT_LIMIT:
@@ -171,9 +190,10 @@ class Message:
             return text[:SUBJECT_LIMIT] or "(no subject)"
         return "(no subject)"
 
-    def _values(self, name: bytes) -> list[bytes]:
-        values = (value[:_VALUE_LIMIT] for found, value in self.fields if found == name)
-        return list(islice(values, _REPEATS))
+    def values(self, name: bytes) -> list[bytes]:
+        """Return what stands in the headers of a (lower-case) name: the first few, each cut."""
+        found = [value for other, value in self._fields if other == name]
+        return [_unfolded(value)[:_VALUE_LIMIT] for value in found[:_REPEATS]]
 
 
 def _complete_lines(block: Block) -> bytes:
