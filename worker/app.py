@@ -62,7 +62,7 @@ def config() -> Settings:
 @per_process
 def engine() -> Engine:
     """The process's engine; a connection for each thread of the pool."""
-    return connect(config().database(), pool=10)
+    return connect(config().database(), pool=20)
 
 
 @per_process

@@ -28,7 +28,7 @@ __all__ = ["EmbeddedError", "Server", "announce", "postgres", "redis", "withdraw
 _POSTGRES = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
-    "shared_buffers": "64MB",
+    "shared_buffers": "256MB",
     "max_connections": "100",
     "timezone": "UTC",
     "log_timezone": "UTC",
