@@ -59,7 +59,7 @@ worker_consumer = "worker.discreet:Consumer"
 worker_send_task_events = True
 worker_hijack_root_logger = False
 # the pool is chosen on the command line (``vcc worker`` takes threads): set here, it would overrule --pool prefork
-worker_concurrency = 8
+worker_concurrency = 6
 
 # in memory: nothing to lose, nothing to lock, and any number of beats may run
 beat_scheduler = "celery.beat:Scheduler"

@@ -7,6 +7,7 @@ import importlib
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,13 +79,20 @@ def _positive(text: str) -> int:
 
 def _measure(chosen: list[str], rounds: int, file: Path | None) -> "Run":
     """Measure one after the other; 0 rounds: quickly. The file always holds what there is so far."""
+    from benchmarks.figures import Figure
     from benchmarks.report import Run
     from benchmarks.stand import stand
 
     with stand() as ready:
         run = Run.here(ready.versions(), rounds)
         for name in chosen:
-            run.measures[name] = _one(ready, name, rounds)
+            try:
+                run.measures[name] = _one(ready, name, rounds)
+            except Exception as error:  # the others are worth having all the same
+                traceback.print_exc()
+                run.measures[name] = [
+                    Figure(f"{name}: could not be measured ({type(error).__name__})", 0, "", 1)
+                ]
             if file:
                 file.write_text(run.as_json())
     return run

@@ -28,7 +28,7 @@ from worker.store.database import connect
 
 __all__ = ["DELAY", "THREADS", "Job", "Stand", "jobs", "say", "stand", "until"]
 
-THREADS = 8
+THREADS = 6
 """What ``vcc worker`` takes unless told otherwise: so many calls are in flight at once."""
 
 DELAY = 0.05

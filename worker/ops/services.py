@@ -55,7 +55,7 @@ def worker(
     extra: Extra = None,
     pool: Annotated[Pool, typer.Option(help="How it works on several calls at once.")] = Pool.THREADS,
     concurrency: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="On how many at once.", show_default="8")
+        int | None, typer.Option(min=1, metavar="N", help="On how many at once.", show_default="6")
     ] = None,
     loglevel: LogLevel = "info",
 ) -> None:

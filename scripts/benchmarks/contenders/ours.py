@@ -1,4 +1,4 @@
-"""This project: ``vcc worker`` as it comes, 8 threads."""
+"""This project: ``vcc worker`` as it comes."""
 
 import subprocess
 from functools import cached_property
@@ -26,7 +26,7 @@ class Ours(Contender):
         self.stand.clean()
 
     def start(self, size: str | None = None, **env: str) -> subprocess.Popen[bytes]:
-        """Start ``vcc worker``; a size reads ``threads 8``."""
+        """Start ``vcc worker``; a size reads ``threads 6``."""
         pool, count = (size or self.size).split()
         return self.stand.worker("--pool", pool, "--concurrency", count, **env)
 

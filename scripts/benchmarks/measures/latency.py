@@ -30,7 +30,7 @@ def measure(stand: Stand, _rounds: int, quick: bool) -> Iterator[Figure]:
     for each in (ours, textbook):
         each.clean()
     stand.api.reset(0)
-    workers = [ours.start(), textbook.start()]
+    workers = [ours.start(), textbook.start("prefork 4")]  # few, so that all are warm
     with psycopg.connect(stand.settings.database(), autocommit=True) as conn:
         ways: Ways = {
             textbook.name: textbook.enqueue,

@@ -11,7 +11,7 @@ from benchmarks.figures import Figure, median
 from benchmarks.measures.drain import drained
 from benchmarks.stand import Stand, say
 
-POOLS = ("threads 4", "threads 8", "threads 16", "prefork 4", "prefork 8")
+POOLS = ("threads 4", "threads 6", "threads 8", "prefork 4", "prefork 8")
 COUNT = 30_000
 
 
