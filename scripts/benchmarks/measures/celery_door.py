@@ -14,7 +14,7 @@ from benchmarks.jobs import Job
 from benchmarks.measures.drain import drain
 from benchmarks.stand import Stand, say
 
-COUNT, QUICK = 8_000, 800
+COUNT, QUICK = 8_000, 200
 
 
 def measure(stand: Stand, rounds: int, quick: bool) -> Iterator[Figure]:

@@ -19,7 +19,7 @@ from benchmarks.stand import DELAY, THREADS, Stand, jobs, say, until
 OURS, THEIRS = 100_000, 8_000
 """Interactions: as many of theirs would take minutes; these take ten to twenty seconds."""
 
-QUICK_OURS, QUICK_THEIRS = 20_000, 800
+QUICK_OURS, QUICK_THEIRS = 20_000, 200
 
 
 def measure(stand: Stand, rounds: int, quick: bool) -> Iterator[Figure]:

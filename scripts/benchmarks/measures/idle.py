@@ -27,12 +27,12 @@ def measure(stand: Stand, _rounds: int, quick: bool) -> Iterator[Figure]:
     stand.clean()
     node = {name: _process(stand.start("worker.ops.cli", name)) for name in COMMANDS if _exists(name)}
     with _logged(stand) as log:
-        time.sleep(SETTLE)
+        time.sleep(SETTLE / 2 if quick else SETTLE)
         say(f"idle: {', '.join(node)}")
         start, size = time.monotonic(), log.stat().st_size
         cpu = {name: _cpu(process) for name, process in node.items()}
         commands = _commands(stand)
-        time.sleep(5 if quick else 60)
+        time.sleep(3 if quick else 60)
         seconds = time.monotonic() - start
         used = {name: (_cpu(process) - cpu[name]) / seconds * 100 for name, process in node.items()}
         asked = (_commands(stand) - commands - 1) / seconds  # one of them was ours

@@ -15,7 +15,7 @@ from worker.intake.sources import Options, open_source
 from worker.intake.sources.generate import write_backlog
 
 FEW, MANY = 100_000, 1_000_000
-QUICK = 20_000
+QUICK = 5_000
 EMAILS = 5_000
 WORDS = "please have a look at the invoice that came with our last delivery of the meter".split()
 
@@ -108,7 +108,7 @@ def _write_usual(path: Path, count: int) -> None:
 
 def _mbox(name: str, path: Path, bar: float | None, rounds: int) -> Iterator[Figure]:
     ours, plain = [], []
-    for _ in range(max(rounds, 3)):
+    for _ in range(rounds):
         ours.append(_seconds(_read, path))
         plain.append(_seconds(_plainly, path))
     yield Figure(f"mbox against mailbox and email, {name}", median(plain) / median(ours), "×", bar)

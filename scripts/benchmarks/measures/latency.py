@@ -12,7 +12,7 @@ from benchmarks.contenders.textbook import Textbook
 from benchmarks.figures import Figure
 from benchmarks.stand import Job, Stand, jobs, say
 
-WARM, SAMPLES, QUICK = 100, 700, 40
+WARM, SAMPLES, QUICK = 100, 700, 15
 SPACE = 0.04
 """Seconds between two jobs: each finds the system idle."""
 

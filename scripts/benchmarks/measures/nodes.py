@@ -9,7 +9,7 @@ from benchmarks.figures import Figure, median
 from benchmarks.stand import THREADS, Stand, say, until
 
 DELAY = 0.5
-COUNT, QUICK = 100_000, 12_000
+COUNT, QUICK = 100_000, 6_000
 
 
 def measure(stand: Stand, rounds: int, quick: bool) -> Iterator[Figure]:

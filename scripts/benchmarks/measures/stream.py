@@ -14,7 +14,7 @@ from benchmarks.producer import WARM
 from benchmarks.stand import DELAY, Stand, say, until
 
 OURS, THEIRS = 50_000, 6_000
-QUICK_OURS, QUICK_THEIRS = 10_000, 600
+QUICK_OURS, QUICK_THEIRS = 5_000, 200
 PRODUCERS = 2
 """Processes that enqueue: one alone would be slower than the workers."""
 
