@@ -6,8 +6,8 @@ RUN useradd --system --uid 10001 --no-create-home vcc
 WORKDIR /app
 COPY . .
 # Editable, because the migrations lie beside the package. The servers of the extra "embedded" are not
-# wanted here, only Flower and what the simulator runs on.
-RUN pip install -c constraints.txt -e . flower starlette uvicorn
+# wanted here, only Flower.
+RUN pip install -c constraints.txt -e '.[otel]' flower
 
 USER vcc
 CMD ["vcc", "worker"]

@@ -37,6 +37,10 @@ grant select, insert, update, delete on
     interactions, invocations, events, receipts, rejections, routes, providers to vcc_worker;
 grant select, update on gate to vcc_worker;
 grant select, delete on inbox to vcc_worker;
+grant select, insert, update, delete on tallies, sessions, imports to vcc_worker;
+grant select, insert, update on totals to vcc_worker;
+grant select, update on tallied to vcc_worker;
+grant select, insert on audit to vcc_worker; -- what was done stays on record
 grant usage on sequence turns to vcc_worker;
 grant select on alembic_version to vcc_worker;
 
@@ -47,13 +51,13 @@ grant insert (job) on inbox to vcc_producer;
 -- data, nor a rejected job, nor an answer of the API's, which may repeat either.
 grant select (
     id, externalid, state, lane, rank, route, provider, bytes, dispatch_requestid, release_requestid, due_at, call, unsure,
-    may_hold, attempts, cap, first_sent_at, last_error, reason, created_at, dispatched_at, release_requested_at,
-    released_at, updated_at
+    may_hold, attempts, cap, first_sent_at, last_error, reason, forgotten_at, created_at, dispatched_at,
+    release_requested_at, released_at, updated_at
 ) on interactions to vcc_viewer;
 grant select (id, provider, ids, releases, probe, started_at, seconds, status, outcome, error, bytes)
     on invocations to vcc_viewer;
 grant select (id, at, door, place, reason) on rejections to vcc_viewer;
 grant select (id, created_at) on inbox to vcc_viewer;
-grant select on events, gate, routes, providers, alembic_version to vcc_viewer;
+grant select on events, gate, routes, providers, tallies, totals, tallied, audit, imports, alembic_version to vcc_viewer;
 
 commit;

@@ -74,7 +74,11 @@ class Settings(BaseSettings):
     release_grace: Duration = 86_400.0
     assume_ended_after: OptionalDuration = None
     keep_for: Duration = 90 * 86_400.0
+    leak_after: Duration = 86_400.0
     routes: Annotated[frozenset[str], NoDecode] = frozenset()
+    web_users: SecretStr = SecretStr("")
+    metrics_token: SecretStr | None = None
+    log_format: Literal["auto", "json", "text"] = "auto"
 
     @field_validator("routes", mode="before")
     @classmethod

@@ -4,6 +4,8 @@ What each column is for stands in ``docs/lifecycle.md``; constraints and indexes
 ``migrations/``. A test compares the columns here with a migrated database.
 """
 
+from typing import Any
+
 from sqlalchemy import (
     ARRAY,
     BigInteger,
@@ -59,6 +61,7 @@ interactions = Table(
     Column("first_sent_at", _time),
     _text("last_error"),
     _text("reason"),
+    Column("forgotten_at", _time),
     Column("created_at", _time, nullable=False),
     Column("dispatched_at", _time),
     Column("release_requested_at", _time),
@@ -155,4 +158,69 @@ providers = Table(
     Column("closed_until", _time, nullable=False),
     Column("failures", Integer, nullable=False),
     _text("message"),
+)
+
+
+def _counted() -> tuple[Column[Any], ...]:
+    return (
+        Column("calls", BigInteger, nullable=False),
+        Column("interactions", BigInteger, nullable=False),
+        Column("seconds", Double, nullable=False),
+        Column("buckets", ARRAY(BigInteger), nullable=False),
+    )
+
+
+tallies = Table(
+    "tallies",
+    metadata,
+    Column("minute", _time, primary_key=True),
+    Column("outcome", Text, primary_key=True),
+    *_counted(),
+)
+
+totals = Table("totals", metadata, Column("outcome", Text, primary_key=True), *_counted())
+
+tallied = Table(
+    "tallied",
+    metadata,
+    Column("id", Boolean, primary_key=True),
+    Column("upto", BigInteger, nullable=False),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    _id(),
+    Column("at", _time, nullable=False),
+    _text("who", required=True),
+    _text("action", required=True),
+    _text("detail", required=True),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("token", LargeBinary, primary_key=True),
+    _text("name", required=True),
+    _text("stamp", required=True),
+    Column("created_at", _time, nullable=False),
+    Column("expires_at", _time, nullable=False),
+)
+
+imports = Table(
+    "imports",
+    metadata,
+    _id(),
+    _text("who", required=True),
+    _text("source", required=True),
+    _text("route"),
+    Column("started_at", _time, nullable=False),
+    Column("updated_at", _time, nullable=False),
+    Column("ended_at", _time),
+    Column("share", Double),
+    Column("read", BigInteger, nullable=False),
+    Column("new", BigInteger, nullable=False),
+    Column("duplicate", BigInteger, nullable=False),
+    Column("rejected", BigInteger, nullable=False),
+    _text("outcome"),
 )
