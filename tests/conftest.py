@@ -125,6 +125,17 @@ def given_databases() -> Iterator[Databases]:
 @pytest.fixture
 def database_url(request: pytest.FixtureRequest) -> str:
     """Give a migrated database that holds nothing yet; on ``postgres_server`` if the test asks for that too."""
+    return clean_database(request)
+
+
+@pytest.fixture
+def redis_url(request: pytest.FixtureRequest) -> str:
+    """Give a Redis that holds nothing yet; on ``redis_server`` if the test asks for that too."""
+    return clean_redis(request)
+
+
+def clean_database(request: pytest.FixtureRequest) -> str:
+    """Make a database in place of the last one, also for a fixture that serves more than one test."""
     if GIVEN_DATABASE and "postgres_server" not in request.fixturenames:
         given: Databases = request.getfixturevalue("given_databases")
         return given.fresh()
@@ -133,9 +144,8 @@ def database_url(request: pytest.FixtureRequest) -> str:
     return databases.fresh()
 
 
-@pytest.fixture
-def redis_url(request: pytest.FixtureRequest) -> str:
-    """Give a Redis that holds nothing yet; on ``redis_server`` if the test asks for that too."""
+def clean_redis(request: pytest.FixtureRequest) -> str:
+    """Empty Redis, also for a fixture that serves more than one test."""
     if GIVEN_REDIS and "redis_server" not in request.fixturenames:
         number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
         url = urlsplit(GIVEN_REDIS)._replace(path=f"/{15 - number}").geturl()

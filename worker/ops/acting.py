@@ -1,9 +1,14 @@
-"""``vcc dispatch``, ``release``, ``retry``, ``pause`` and ``resume``: an operator's word."""
+"""``vcc dispatch``, ``release``, ``retry``, ``pause`` and ``resume``: an operator's word.
+
+What changes more than a job of its own stands in the audit: in the transaction that changes it where there is one.
+"""
 
 # ruff: noqa: PLC0415 - heavy modules are imported by the commands that need them
+import getpass
+import os
 import sys
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,10 +18,21 @@ from worker.ops.options import GivenUp, Json, Kind, Lane, Provider, readable
 from worker.ops.overview import valve
 from worker.ops.printing import emit, plain, tell
 
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
 Requestid = Annotated[
     str | None,
     typer.Option(metavar="ID", help="The API's idempotency key; made if left out.", callback=readable),
 ]
+
+
+def who() -> str:
+    """Name the operator at this terminal, for the audit."""
+    try:
+        return f"cli:{getpass.getuser()}"
+    except (KeyError, OSError):  # an account without a name, as containers have it
+        return f"cli:{os.getuid()}"
 
 
 def _json_option(help: str) -> Any:  # noqa: A002 - as Typer calls it
@@ -85,6 +101,9 @@ def release(
         {"action": "release", "externalid": one, "requestid": requestid, "provider": provider}
         for one in externalids
     ]
+    if force:
+        with resources.opened() as (_, engine):
+            _note(engine, "release by force", ", ".join(externalids))
     done = record_jobs(jobs, rules="force" if force else "job")
     if as_json:
         emit(done)
@@ -113,7 +132,11 @@ def retry(
     with resources.opened() as (_, engine):
         with engine.connect() as conn:
             matching = store.count(conn, which)
-        go = matching > 0 and not dry_run and (yes or _agreed(f"Try {matching:,} again?"))
+        go = matching > 0 and not dry_run and (yes or agreed(f"Try {matching:,} again?"))
+        if go:
+            about = [f"route {route}"] if route is not None else []
+            about += [", ".join(externalids)] if externalids else []
+            _note(engine, "retry", f"{matching:,} {state.value}" + "".join(f", {one}" for one in about))
         retried = store.retry(engine, which) if go else 0
     if retried:
         _ring()
@@ -123,9 +146,17 @@ def retry(
         tell(f"{retried:,} of {matching:,} are tried again" if go else f"{matching:,} could be tried again")
 
 
-def _agreed(question: str) -> bool:
+def agreed(question: str) -> bool:
     """Ask where somebody is there to answer."""
     return not sys.stdin.isatty() or typer.confirm(question, err=True)
+
+
+def _note(engine: "Engine", action: str, detail: str) -> None:
+    """Note what is about to be done in more than one transaction: killed in between, a part of it is."""
+    from worker.store import audit
+
+    with engine.begin() as conn:
+        audit.note(conn, who(), action, detail)
 
 
 def pause(
@@ -136,11 +167,12 @@ def pause(
 
     Jobs are recorded all the same.
     """
-    from worker.store import gate
+    from worker.store import audit, gate
 
     with resources.opened() as (_, engine):
         with engine.begin() as conn:
             gate.pause(conn, reason)
+            audit.note(conn, who(), "pause", reason)
         _tell_valve(engine, as_json=as_json)
 
 
@@ -154,7 +186,7 @@ def resume(
 
     Calls are tried at once; only what the API asked us to wait for still has to pass.
     """
-    from worker.store import gate
+    from worker.store import audit, gate
 
     with resources.opened() as (_, engine):
         if route is not None:
@@ -162,15 +194,19 @@ def resume(
             return
         with engine.begin() as conn:
             gate.resume(conn)
+            audit.note(conn, who(), "resume")
         _ring()
         _tell_valve(engine, as_json=as_json)
 
 
 def _let_go(engine: Any, route: str, *, as_json: bool) -> None:
+    from worker.store import audit
     from worker.store.retry import let_go
 
     with engine.begin() as conn:
         freed = let_go(conn, route)
+        if freed is not None:
+            audit.note(conn, who(), "resume", f"route {route}: {freed:,}")
     if freed is None:
         raise CommandError(f"the route {route!r} is not held: `vcc stats` names those that are")
     _ring()

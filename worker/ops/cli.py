@@ -79,6 +79,12 @@ _add(
     "vcc resume",
     "vcc resume --route Emails",
 )
+_add(
+    "forget",
+    "forgetting.forget",
+    "Erase a customer's words, and keep the skeleton.",
+    "vcc forget 40a4b50f --dry-run",
+)
 _add("stats", "looking.stats", "Show the whole at a glance.", "vcc stats --watch", "vcc stats --json")
 _add("check", "checking.check", "Check that all is there, and name the remedies.", "vcc check")
 _add("migrate", "services.migrate", "Bring the database to what this version needs.", "vcc migrate")

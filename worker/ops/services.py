@@ -2,7 +2,6 @@
 
 # ruff: noqa: PLC0415 - heavy modules are imported by the commands that need them
 import importlib
-import os
 from collections import Counter
 from typing import Annotated
 
@@ -10,7 +9,7 @@ import typer
 
 from worker.ops import resources
 from worker.ops.options import Json, Pool
-from worker.ops.printing import emit, say, tell
+from worker.ops.printing import emit, tell
 
 LogLevel = Annotated[str, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")]
 Extra = Annotated[list[str] | None, typer.Argument(metavar="-- ARGS", help="Further arguments for Celery.")]
@@ -87,12 +86,14 @@ def flower(
 ) -> None:
     """Run Flower, Celery's own page.
 
-    With FLOWER_BASIC_AUTH=user:password it asks for that; only its /metrics never does.
+    With FLOWER_BASIC_AUTH=user:password it asks for that, whatever the path; without it listens to this machine only.
     """
     importlib.import_module("flower")  # else Celery, too, would not know it, and not say why
-    if address not in ("127.0.0.1", "::1", "localhost") and not os.environ.get("FLOWER_BASIC_AUTH"):
-        say(f"warning: anybody who reaches {address} can use Flower: set FLOWER_BASIC_AUTH=user:password")
-    _run_celery("flower", f"--address={address}", f"--port={port}", *(extra or []))
+    resources.settings().redis()
+    from worker.app import app
+    from worker.ops.flowering import start
+
+    raise typer.Exit(start(app, [f"--address={address}", f"--port={port}", *(extra or [])]))
 
 
 def _run_celery(command: str, *options: str) -> None:

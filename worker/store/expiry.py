@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine
 
 from worker.domain import lifecycle as life
 from worker.domain.lifecycle import Interaction, State
-from worker.store import rows
+from worker.store import rows, tallies
 
 BATCH = 1000
 
@@ -27,7 +27,8 @@ _LOOK = f"""select exists (select from interactions where {_HELD}) as "orphaned"
     exists (select from interactions where {_SPENT}) as "given up",
     exists (select from interactions where {_PARKED}) as "let go",
     exists (select from invocations where {_UNHEARD}) as "lost calls",
-    exists (select from interactions where {_UNRELEASED}) as "assumed ended"
+    exists (select from interactions where {_UNRELEASED}) as "assumed ended",
+    {tallies.READY} as "added up"
 """
 
 

@@ -20,16 +20,26 @@ STATEMENTS = {
     **{
         table: f"""with gone as (
             delete from {table} where ctid = any (array(
-                select ctid from {table} where {column} < {_OLD} limit {BATCH} for update skip locked))
+                select ctid from {table} where {old} limit {BATCH} for update skip locked))
             returning 1)
         select count(*) from gone"""
-        for table, column in (("invocations", "started_at"), ("receipts", "at"), ("rejections", "at"))
+        for table, old in (
+            # what is not added up yet would be missing for good from what calls came to
+            ("invocations", f"started_at < {_OLD} and id <= (select upto from tallied)"),
+            ("receipts", f"at < {_OLD}"),
+            ("rejections", f"at < {_OLD}"),
+            ("tallies", f"minute < {_OLD}"),
+            ("imports", f"updated_at < {_OLD}"),
+            ("sessions", "expires_at < now()"),
+        )
     },
 }
 
 
 def prune(engine: Engine, keep: float) -> Iterator[tuple[str, int]]:
-    """Delete ended lifecycles, calls, receipts and rejections untouched for so many seconds.
+    """Delete ended lifecycles, calls, receipts, rejections and what is told of imports, untouched for so many seconds.
+
+    And sessions that are over. What calls came to since ever stays, and the audit: nothing ever deletes from it.
 
     Yields:
         After each batch: the table, and how many rows went.

@@ -2,17 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, func, select, text
 
-from worker.domain.lifecycle import FINAL, State
+from worker.domain.lifecycle import State
 from worker.store import gate
 from worker.store.claim import oldest_due
 from worker.store.database import as_json
 from worker.store.rows import ENDED_ROW, OPEN_ROW
 from worker.store.tables import interactions
+from worker.store.timeline import MARKS, timeline
 
 LISTED = "id externalid state route provider lane attempts due_at last_error created_at updated_at".split()
 
@@ -88,62 +88,13 @@ def show(conn: Connection, externalid: str) -> list[dict[str, Any]]:
 
 
 SHOWN = "state route provider lane dispatch_requestid release_requestid attempts last_error reason".split()
-
-
-COLUMNS = ", ".join(
-    [*SHOWN, "id", "created_at", "dispatched_at", "release_requested_at", "released_at", "updated_at"]
-)
+COLUMNS = ", ".join([*SHOWN, *(name for name in MARKS if name not in SHOWN)])
 
 
 def _lifecycle(conn: Connection, row: Any) -> dict[str, Any]:
-    return {name: row[name] for name in SHOWN} | {"timeline": _timeline(conn, row)}
-
-
-Moment = tuple[datetime, str, str]
-
-
-def _timeline(conn: Connection, row: Any) -> list[dict[str, Any]]:
-    moments: list[Moment] = [*_marks(row), *_calls(conn, row), *_events(conn, row["id"])]
-    moments.sort(key=lambda moment: moment[0])
-    return [{"at": at, "event": event, "detail": detail} for at, event, detail in moments]
-
-
-def _marks(row: Any) -> Sequence[Moment]:
-    first = f"{row['lane']}, route {row['route']}" if row["route"] else "before its dispatch"
-    marks = [
-        (row["created_at"], "recorded", first),
-        (row["dispatched_at"], "dispatched", ""),
-        (row["release_requested_at"], "release requested", ""),
-        (row["released_at"], "released", ""),
-    ]
-    if State(row["state"]) in FINAL and row["state"] != State.RELEASED:
-        marks.append((row["updated_at"], row["state"], row["reason"] or ""))
-    return [(at, event, detail) for at, event, detail in marks if at is not None]
-
-
-def _calls(conn: Connection, row: Any) -> Sequence[Moment]:
-    found = conn.exec_driver_sql(
-        # by name: who may look may not see the answers, which may repeat what customers wrote
-        """select id, ids, started_at, status, outcome, error, %(id)s = any (releases) as release from invocations
-        where ids @> array[%(id)s::bigint] and started_at between %(since)s and %(until)s order by id""",
-        {"id": row["id"], "since": row["created_at"], "until": row["updated_at"]},
-    )
-    return [(c.started_at, f"{'release' if c.release else 'dispatch'} sent", _call(c)) for c in found]
-
-
-def _call(call: Any) -> str:
-    parts = [f"call {call.id} of {len(call.ids)}", call.outcome or "no outcome yet"]
-    parts += [f"HTTP {call.status}"] if call.status else []
-    parts += [call.error] if call.error else []
-    return ", ".join(parts)
-
-
-def _events(conn: Connection, interaction_id: int) -> Sequence[Moment]:
-    found = conn.exec_driver_sql(
-        "select at, event, detail from events where interaction_id = %(id)s order by id",
-        {"id": interaction_id},
-    )
-    return [(at, event, detail) for at, event, detail in found]
+    moments, _ = timeline(conn, row)
+    told = [{name: moment[name] for name in ("at", "event", "detail")} for moment in moments]
+    return {name: row[name] for name in SHOWN} | {"timeline": told}
 
 
 def with_lifecycle(conn: Connection, externalids: Sequence[str]) -> set[str]:

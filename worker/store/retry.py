@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Engine
@@ -23,26 +24,57 @@ SENT_SINCE = """state not in ('awaiting_dispatch', 'orphaned')
 
 @dataclass(frozen=True, slots=True)
 class Which:
-    """The given-up rows that are meant: by state, by route, by externalid; what is None does not narrow."""
+    """The given-up rows that are meant; what is None does not narrow.
+
+    Attributes:
+        error: text that ``last_error`` holds, in upper case or lower.
+        ids: the lifecycles' own.
+        created_after: this time too.
+        created_before: up to, and without, this time.
+    """
 
     state: str = "failed"
     route: str | None = None
     externalids: Sequence[str] | None = None
+    provider: str | None = None
+    lane: str | None = None
+    error: str | None = None
+    ids: Sequence[int] | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
 
     def where(self) -> tuple[str, dict[str, Any]]:
-        """The SQL condition and its parameters; only the newest lifecycle of an externalid is ever meant."""
-        sql = "i.state = %(state)s::interaction_state and i.state in ('failed', 'release_failed')"
-        params: dict[str, Any] = {"state": self.state}
-        if self.route is not None:
-            sql += " and i.route = %(route)s"
-            params["route"] = self.route
-        if self.externalids is not None:
-            sql += " and i.externalid in (select jsonb_array_elements_text(%(externalids)s::jsonb))"
-            params["externalids"] = as_json(list(self.externalids))
+        """The SQL condition and its parameters.
+
+        Only the newest lifecycle of an externalid is ever meant, and none whose words were taken out of it: there is
+        nothing left to send.
+        """
+        given = {name: value for name in _CONDITIONS if (value := getattr(self, name)) is not None}
+        params: dict[str, Any] = {
+            name: as_json(list(value)) if name in ("externalids", "ids") else value
+            for name, value in given.items()
+        }
+        sql = " and ".join(
+            [
+                "i.state in ('failed', 'release_failed') and i.forgotten_at is null",
+                *(_CONDITIONS[name] for name in given),
+            ]
+        )
         # arm by arm, as the partial indexes are; an older lifecycle may have come to life again
         for arm in (OPEN_ROW, "state = 'waiting'", f"{ENDED_ROW} and id > i.id and {SENT_SINCE}"):
             sql += f" and not exists (select from interactions where externalid = i.externalid and {arm})"
         return sql, params
+
+
+_CONDITIONS = {
+    "state": "i.state = %(state)s::interaction_state",
+    "externalids": "i.externalid in (select jsonb_array_elements_text(%(externalids)s::jsonb))",
+    "ids": "i.id in (select jsonb_array_elements_text(%(ids)s::jsonb)::bigint)",
+    "error": "strpos(lower(i.last_error), lower(%(error)s)) > 0",
+    "created_after": "i.created_at >= %(created_after)s",
+    "created_before": "i.created_at < %(created_before)s",
+    **{name: f"i.{name} = %({name})s" for name in ("route", "provider", "lane")},
+}
 
 
 def count(conn: Connection, which: Which) -> int:

@@ -1,4 +1,4 @@
-"""Sweep: wake what is due or stranded, expire what time has overtaken.
+"""Sweep: wake what is due or stranded, expire what time has overtaken, add up what calls came to.
 
 Any number of sweeps may run at once: each step skips what another has locked.
 """
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from sqlalchemy import Engine
 
 from worker.settings import Settings
-from worker.store import expiry
+from worker.store import expiry, tallies
 from worker.store.claim import oldest_due
 from worker.store.database import single
 
@@ -21,6 +21,8 @@ def sweep(engine: Engine, settings: Settings, wake: Callable[[], None]) -> dict[
         due = oldest_due(conn) is not None
     if due:
         wake()
+    if wanted["added up"]:  # last: nobody's interaction waits for it
+        tallies.roll(engine, settings.lease)
     return changed
 
 

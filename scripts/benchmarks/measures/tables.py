@@ -69,16 +69,17 @@ def _quiet(stand: Stand) -> Iterator[Engine]:
     An image is written of each page that is first touched after a checkpoint: their number says how long ago the last
     checkpoint was.
     """
-    _each(stand, "alter system set autovacuum = off", "alter system set full_page_writes = off")
+    each(stand, "alter system set autovacuum = off", "alter system set full_page_writes = off")
     engine = connect(stand.settings.database(), pool=1)
     try:
         yield engine
     finally:
         engine.dispose()
-        _each(stand, "alter system reset autovacuum", "alter system reset full_page_writes")
+        each(stand, "alter system reset autovacuum", "alter system reset full_page_writes")
 
 
-def _each(stand: Stand, *statements: str) -> None:
+def each(stand: Stand, *statements: str) -> None:
+    """Run statements, each outside of a transaction, and have Postgres read its settings again."""
     with stand.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
         for statement in (*statements, "select pg_reload_conf()"):
             conn.exec_driver_sql(statement)
@@ -86,7 +87,7 @@ def _each(stand: Stand, *statements: str) -> None:
 
 def _cost(stand: Stand, engine: Engine) -> Cost:
     _live(stand, engine, BATCH)  # connections, caches of the catalogue
-    _each(stand, "checkpoint")
+    each(stand, "checkpoint")
     before = _counters(engine)
     _live(stand, engine, COUNT)
     after = _counters(engine)
@@ -124,11 +125,8 @@ def _counters(engine: Engine) -> tuple[int, int, int]:
 
 
 def _write(stand: Stand, ended: int, later: int) -> None:
-    """Write rows as they are left behind, and rows that wait; the indexes are made afterwards, which is quicker."""
-    with stand.engine.begin() as conn:
-        indexes = _drop_indexes(conn)
-        conn.exec_driver_sql("set local statement_timeout = 0")
-        conn.exec_driver_sql("set local maintenance_work_mem = '512MB'")
+    """Write rows as they are left behind, and rows that wait."""
+    with filling(stand) as conn:
         conn.exec_driver_sql(
             """insert into interactions (externalid, state, route, dispatch_requestid, release_requestid,
                 release_requested_at, released_at, dispatched_at)
@@ -147,15 +145,26 @@ def _write(stand: Stand, ended: int, later: int) -> None:
             select '', array[i], 0.05, 200, 'accepted' from generate_series(1, %(ended)s / 200) i""",
             {"ended": ended},
         )
+
+
+@contextmanager
+def filling(stand: Stand) -> Iterator[Connection]:
+    """Give a transaction to fill the large tables in; their indexes are made afterwards, which is quicker."""
+    with stand.engine.begin() as conn:
+        indexes = _drop_indexes(conn)
+        conn.exec_driver_sql("set local statement_timeout = 0")
+        conn.exec_driver_sql("set local maintenance_work_mem = '512MB'")
+        yield conn
         for index in indexes:
             conn.exec_driver_sql(index)
-    _each(stand, "vacuum analyze interactions, invocations", "checkpoint")
+    each(stand, "vacuum analyze interactions, invocations", "checkpoint")
 
 
 def _drop_indexes(conn: Connection) -> list[str]:
     found = conn.exec_driver_sql(
         """select indexname, indexdef from pg_indexes
-        where schemaname = current_schema() and tablename = 'interactions' and indexname <> 'interactions_pkey'"""
+        where schemaname = current_schema() and tablename in ('interactions', 'invocations')
+          and indexname not like '%%_pkey'"""
     ).all()
     for name, _ in found:
         conn.exec_driver_sql(f"drop index {name}")

@@ -87,13 +87,24 @@ def test_flower_asks_for_the_password(house: Background, tmp_path: Path) -> None
         assert httpx.get(url, trust_env=False, auth=("me", "word")).status_code == 200
 
 
-def test_flower_warns_where_anybody_may_come_in(
-    vcc: Vcc, house: Background, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("variable", "arguments"),
+    [("FLOWER_ADDRESS", []), ("X", ["--", "--address=0.0.0.0"])],
+    ids=["variable", "argument"],
+)
+def test_flower_does_not_start_where_anybody_may_come_in(
+    house: Background, tmp_path: Path, variable: str, arguments: list[str]
 ) -> None:
-    """An open address without a password is said."""
-    monkeypatch.setenv("FLOWER_ADDRESS", "0.0.0.0")
-    result = vcc("flower", "--", "--help")
-    assert result.code == 0
+    """An open address without a password is wrong use, wherever it is set; the remedy is told."""
+    with started(tmp_path, "flower", *arguments, **{variable: "0.0.0.0"}) as (process, log):
+        assert process.wait(30) == 2
+    assert "FLOWER_BASIC_AUTH" in log.read_text()
+
+
+def test_a_password_is_no_argument(vcc: Vcc, house: Background) -> None:
+    """Everybody on the machine could read it."""
+    result = vcc("flower", "--", "--basic_auth=me:word")
+    assert result.code == 2
     assert "FLOWER_BASIC_AUTH" in result.err
 
 

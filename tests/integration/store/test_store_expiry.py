@@ -1,5 +1,6 @@
 """What time and operators change: holds, clocks, lost calls, retries, pruning, and the sweep that does it."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -131,6 +132,8 @@ def test_locked_rows_are_left_to_the_next_sweep(store: Store) -> None:
     assert expiry.expire_holds(store.engine) == 1
 
 
+SOON, DAY = datetime.now(UTC) + timedelta(hours=1), timedelta(days=1)
+
 # --- retry ----------------------------------------------------------------------------------------
 
 
@@ -181,6 +184,14 @@ def test_retry_of_a_release(store: Store) -> None:
     assert claimed.rows[0].requestid != "r"
 
 
+def test_without_its_words_nothing_is_sent(store: Store) -> None:
+    """What customers wrote was taken out of a row: it is not sent again without it."""
+    failed(store, "a", "b")
+    store.run("update interactions set forgotten_at = now() where externalid = 'a'")
+    assert counted(store, Which()) == retry(store.engine, Which(externalids=["a", "b"])) == 1
+    assert (store.row("a").state, store.row("b").state) == ("failed", "pending")
+
+
 @pytest.mark.parametrize(
     ("which", "names"),
     [
@@ -188,12 +199,22 @@ def test_retry_of_a_release(store: Store) -> None:
         (Which(route="S"), "s"),
         (Which(externalids=["a", "x"]), "a"),
         (Which(externalids=[]), ""),
+        (Which(ids=[1, 3, 99]), "as"),
+        (Which(ids=[]), ""),
+        (Which(error="NO"), "abs"),
+        (Which(error="%"), ""),
+        (Which(lane="live", provider=""), "abs"),
+        (Which(lane="backlog"), ""),
+        (Which(provider="P"), ""),
+        (Which(created_before=SOON, created_after=SOON - DAY), "abs"),
+        (Which(created_before=SOON - DAY), ""),
+        (Which(created_after=SOON), ""),
         (Which("release_failed"), ""),
         (Which("pending"), ""),
     ],
 )
 def test_which_are_meant(store: Store, which: Which, names: str) -> None:
-    """A retry is narrowed by state, route and externalid, and never touches what was not given up."""
+    """A retry is narrowed by all that is given, and never touches what was not given up."""
     failed(store, "a", "b")
     failed(store, "s", route="S")
     store.record(dispatch("x"))
@@ -264,8 +285,32 @@ def test_prune(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         "insert into events (interaction_id, event, detail) select id, 'x', 'x' from interactions",
     ):
         store.run(change)
+    for change in (
+        "update tallied set upto = 2",
+        "insert into tallies select now() - interval '2 days', 'x', 1, 1, 1, '{}'",
+        "insert into tallies select now(), 'x', 1, 1, 1, '{}'",
+        "insert into totals select outcome, calls, interactions, seconds, buckets from tallies limit 1",
+        "insert into imports (who, source, updated_at) values ('x', 'x', now() - interval '2 days'), ('x', 'x', now())",
+        """insert into sessions (token, name, stamp, expires_at) values ('x', 'x', 'x', now() - interval '1 second'),
+            ('y', 'x', 'x', now() + interval '1 hour')""",
+        "insert into audit (at, who, action) values (now() - interval '9 years', 'x', 'x')",
+    ):
+        store.run(change)
     gone = dict(prune.prune(store.engine, 86_400.0))
-    assert gone == {"interactions": 2, "invocations": 1, "receipts": 1, "rejections": 1}
+    assert gone == {
+        "interactions": 2,
+        "invocations": 1,
+        "receipts": 1,
+        "rejections": 1,
+        "tallies": 1,
+        "imports": 1,
+        "sessions": 1,
+    }
+    left = "select (select count(*) from {}) + (select count(*) from {})"
+    assert (store.one(left.format("totals", "audit")), store.one(left.format("sessions", "imports"))) == (
+        2,
+        2,
+    )
     assert store.counts() == {"failed": 1, "pending": 1}
     assert store.one("select count(distinct interaction_id) from events") == 2
     assert set(dict(prune.prune(store.engine, 86_400.0)).values()) == {0}

@@ -1,0 +1,61 @@
+"""The last census, kept for whoever looks: counted by a thread of its own, and only while somebody looks."""
+
+import logging
+from threading import Event, Lock, Thread
+from time import monotonic
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from worker.store import census
+from worker.store.census import Counts
+from worker.store.database import told
+
+log = logging.getLogger(__name__)
+
+LEAST, SHARE = 2.0, 20
+"""Seconds between two counts at least; and so many times what one takes: a twentieth of the time goes into it."""
+
+FIRST = 1.0
+"""Seconds that whoever asks first waits for the first count."""
+
+
+class Census:
+    """Counts that are as new as they can be without being a burden."""
+
+    def __init__(self, engine: Engine, leak_after: float) -> None:
+        self._engine, self._leak_after = engine, leak_after
+        self._lock, self._counted = Lock(), Event()
+        self._counts: Counts | None = None
+        self._running, self._next = False, 0.0
+
+    def counts(self) -> Counts | None:
+        """Give the last counts, and have new ones made where they are old; None: there are none yet.
+
+        Only the first time it waits, and not for long. Where the database can't be asked, the last counts stay: they
+        tell when they were made.
+        """
+        self._begin()
+        if self._counts is None:
+            self._counted.wait(FIRST)
+        return self._counts
+
+    def _begin(self) -> None:
+        with self._lock:
+            if self._running or monotonic() < self._next:
+                return
+            self._running = True
+        Thread(target=self._count, name="census", daemon=True).start()
+
+    def _count(self) -> None:
+        started = monotonic()
+        try:
+            with self._engine.begin() as conn:
+                self._counts = census.take(conn, self._leak_after)
+        except SQLAlchemyError as error:
+            log.warning("the interactions could not be counted: %s", told(error))
+        finally:
+            with self._lock:
+                self._next = monotonic() + max(LEAST, SHARE * (monotonic() - started))
+                self._running = False
+            self._counted.set()

@@ -1,0 +1,23 @@
+"""Who changed what by hand: added to, and never deleted from."""
+
+from typing import Any
+
+from sqlalchemy import Connection
+
+
+def note(conn: Connection, who: str, action: str, detail: str = "") -> None:
+    """Note a change, in the transaction that makes it: both stand, or neither."""
+    conn.exec_driver_sql(
+        "insert into audit (who, action, detail) values (%(who)s, %(action)s, %(detail)s)",
+        {"who": who, "action": action, "detail": detail},
+    )
+
+
+def newest(conn: Connection, before: int | None = None, limit: int = 50) -> list[dict[str, Any]]:
+    """The newest changes, or the newest before the one with this id."""
+    found = conn.exec_driver_sql(
+        """select id, at, who, action, detail from audit
+        where %(before)s::bigint is null or id < %(before)s order by id desc limit %(limit)s""",
+        {"before": before, "limit": limit},
+    )
+    return [dict(row) for row in found.mappings()]
