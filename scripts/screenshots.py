@@ -33,7 +33,13 @@ ROUTES = {"Emails": 8, "Emails Iberia": 3, "Claims": 2, "VIP": 1}
 UNKNOWN = "Emails Nordic"
 FIRST = ["Jane", "Ravi", "Ewa", "Tom", "Mei", "Luca", "Nora", "Ali"]
 LAST = ["Doe", "Iyer", "Nowak", "Baker", "Chen", "Rossi", "Berg", "Demir"]
-SUBJECTS = ["Where is my parcel?", "Invoice 4711 twice", "Change of address", "Can't log in", "Refund, please"]
+SUBJECTS = [
+    "Where is my parcel?",
+    "Invoice 4711 twice",
+    "Change of address",
+    "Can't log in",
+    "Refund, please",
+]
 STORY = "5b1f7c20@mail.example.com"
 """The email whose timeline is shown: refused, tried again, released."""
 

@@ -17,7 +17,7 @@ import redis
 from celery import Celery, bootsteps, signals
 from sqlalchemy import Engine
 
-from worker import sentinels, settings
+from worker import logs, sentinels, settings, tracing
 from worker.settings import Settings
 from worker.stopping import Stopping
 from worker.store.database import connect
@@ -31,12 +31,12 @@ app.config_from_object("celeryconfig")
 stopping = Stopping()
 """Set when the worker is told to stop, in all its processes."""
 
+log = logs.get_logger(__name__)
+
 _made: dict[Callable[[], Any], Any] = {}
 _making = threading.RLock()
 # a reader's thread may be at it while the parent forks: the child would wait for that thread, which it does not have
 os.register_at_fork(before=_making.acquire, after_in_parent=_making.release, after_in_child=_making.release)
-
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def per_process(make: Callable[[], T]) -> Callable[[], T]:
@@ -103,6 +103,13 @@ def _stop(**_: Any) -> None:
     stopping.set()
 
 
+@signals.celeryd_after_setup.connect
+def _trace(**_: Any) -> None:
+    """Trace, if somebody wants it: before anything is made that is traced, and before the pool forks."""
+    if (traced := tracing.start(redis_client)) is not None:
+        log.info("traces on") if traced else log.warning("traces off")
+
+
 def forget_resources() -> None:
     """Let everything be made anew on its next use."""
     _made.clear()
@@ -134,20 +141,24 @@ def start_child(**_: Any) -> None:
 
 @signals.worker_process_shutdown.connect
 def _end_child(**_: Any) -> None:
+    tracing.flush()
     if stopping.is_set():
         os._exit(0)  # billiard would sleep for another second
 
 
+@signals.celeryd_init.connect
+def _introduce(sender: str, instance: Any, options: Any, **_: Any) -> None:
+    """Name the worker in its lines, from the first one on; Celery's banner is none."""
+    logs.common(worker=sender)
+    _log(options.get("loglevel"), options.get("logfile"))
+    instance.quiet = True
+
+
 @signals.setup_logging.connect
 def _log(loglevel: int | str | None = None, logfile: str | None = None, **_: Any) -> None:
-    """Log plainly; the libraries that would log addresses and statements stay quiet."""
-    logging.basicConfig(level=loglevel or logging.INFO, filename=logfile, format=LOG_FORMAT, force=True)
-    for name in ("httpx", "httpcore", "sqlalchemy.engine", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    level = logging.getLogger().level
-    for name in ("celery.pool", "celery.concurrency", "kombu", "amqp"):  # they would log whole messages
-        logging.getLogger(name).setLevel(max(level, logging.INFO))
-    if level > logging.DEBUG:
+    """Log as the settings say."""
+    logs.configure(loglevel or logging.INFO, logfile, config().log_format)
+    if logging.getLogger().level > logging.DEBUG:
         for name in ("celery.worker.strategy", "celery.app.trace"):
             logging.getLogger(name).addFilter(_is_worth_a_line)
 

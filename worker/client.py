@@ -36,11 +36,14 @@ from redis.retry import Retry
 
 from worker.domain.job import LIMIT, JobError, parse
 from worker.domain.requestid import new_requestid
+from worker.traceparent import traceparent
 
 __all__ = ["Client", "FullError", "JobError", "SendError", "UnreachableError"]
 
 STREAM = "vcc:jobs"
 FIELD = "job"
+TRACEPARENT = "traceparent"
+"""The field beside it: the producer's trace, where there is one, as the W3C writes it."""
 
 CHUNK = 500
 """Jobs that go in one round trip at most: they arrive together or not at all."""
@@ -54,9 +57,10 @@ FULL_MEMORY = "Redis is out of memory: let workers take jobs in, or give it more
 
 # Length and entry in one step: between two, others would add theirs.
 _ADD = f"""
-if redis.call('XLEN', KEYS[1]) + #ARGV - 1 > tonumber(ARGV[1]) then return 0 end
-for i = 2, #ARGV do redis.call('XADD', KEYS[1], '*', '{FIELD}', ARGV[i]) end
-return #ARGV - 1
+if redis.call('XLEN', KEYS[1]) + #ARGV - 2 > tonumber(ARGV[1]) then return 0 end
+local beside = ARGV[2] ~= '' and {{'{TRACEPARENT}', ARGV[2]}} or {{}}
+for i = 3, #ARGV do redis.call('XADD', KEYS[1], '*', '{FIELD}', ARGV[i], unpack(beside)) end
+return #ARGV - 2
 """
 _ADD_SHA = hashlib.sha1(_ADD.encode()).hexdigest()  # noqa: S324 -- Redis's own name for a script
 
@@ -285,7 +289,7 @@ def _pool_of(redis_url: str) -> Callable[..., redis.ConnectionPool]:
 
 
 def _ask(connection: Connection, limit: int, entries: Sequence[bytes]) -> int:
-    arguments = (1, STREAM, limit, *entries)
+    arguments = (1, STREAM, limit, traceparent(), *entries)
     try:
         connection.send_command("EVALSHA", _ADD_SHA, *arguments)  # type: ignore[no-untyped-call]
         return int(connection.read_response())

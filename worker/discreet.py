@@ -4,7 +4,6 @@ By default a task's arguments appear in Flower, in ``celery inspect`` and, for m
 log; those are then dropped. Here nobody sees them, and messages that can't be used are kept in ``rejections``.
 """
 
-import logging
 from collections.abc import Callable
 from random import uniform
 from typing import Any
@@ -18,11 +17,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from worker.app import engine, stopping
 from worker.domain.job import printable
 from worker.intake.record import raw
+from worker.logs import get_logger
 from worker.settings import SettingsError
 from worker.store.database import told
 from worker.store.record import CrowdedError, Rejection, reject
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 HIDDEN = "(hidden)"
 
@@ -101,7 +101,7 @@ class Door(Task):
             return super().__call__(*args, **kwargs)
         except (SQLAlchemyError, CrowdedError, SettingsError) as error:
             reason = str(error) if isinstance(error, SettingsError) else told(error)
-            log.warning("message %s could not be recorded (%s); it goes back to its queue", mid, reason)
+            log.warning("message returned", message=mid, reason=reason, **_named(kwargs))
         except Exception as error:
             if _kept({"args": args, "kwargs": kwargs}, f"message {mid}", error):
                 return None
@@ -112,7 +112,7 @@ class Door(Task):
 def _kept(job: dict[str, Any], place: str, error: Exception) -> bool:
     """Keep what no rule foresaw, whole; False if not even that can be done."""
     reason = f"job: can't be recorded: {type(error).__name__}"
-    log.error("rejected %s: %s", place, reason, extra={"action": "reject"})
+    log.error("job rejected", reason=reason, place=place, **_named(job["kwargs"]))
     try:
         reject(engine(), "celery", [Rejection(raw(job), reason, place)])
     except (SQLAlchemyError, SettingsError):
@@ -120,13 +120,32 @@ def _kept(job: dict[str, Any], place: str, error: Exception) -> bool:
     return True
 
 
+def _named(fields: dict[str, Any]) -> dict[str, str]:
+    """What a job that could not be read or recorded calls itself, as far as that can be printed."""
+    given = {name: fields.get(name) for name in ("externalid", "requestid")}
+    return {name: printable(value[:200]) for name, value in given.items() if isinstance(value, str)}
+
+
 def message_id(task: celery.Task) -> str:
     """The message's own id, whatever its producer took for one."""
     return printable(str(task.request.id))[:200]
 
 
+class Blueprint(CeleryConsumer.Blueprint):
+    """The consumer's parts, and what they tell ``celery inspect stats`` and Flower of the broker."""
+
+    def info(self, parent: Any) -> Any:
+        """Leave out its options: behind sentinels they hold a password, and what no answer can carry."""
+        found = super().info(parent)
+        if isinstance(found.get("broker"), dict):
+            found["broker"].pop("transport_options", None)
+        return found
+
+
 class Consumer(CeleryConsumer):
     """A consumer that keeps the messages which Celery would log in full and drop."""
+
+    Blueprint = Blueprint
 
     def register_with_event_loop(self, hub: Any) -> None:
         """Send task events every now and then."""
@@ -182,8 +201,8 @@ def kept_whole(body: bytes, reason: str) -> bool:
         # this is the thread that reads the queues: better the message comes again than everybody waits
         reject(engine(), "celery", [Rejection(body, reason)], seconds=2)
     except (SQLAlchemyError, SettingsError) as error:
-        log.warning("a message that can't be used goes back to its queue (%s)", type(error).__name__)
+        log.warning("message returned", reason=type(error).__name__)
         stopping.wait(1)
         return False
-    log.error("rejected a message: %s", reason, extra={"action": "reject"})
+    log.error("message rejected", reason=reason)
     return True

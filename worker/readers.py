@@ -4,9 +4,9 @@ They run in the worker's main process, whatever its pool, if it consumes the que
 itself (on Redis, on Postgres's notification), so that a raw ``XADD`` or ``INSERT`` is picked up at once.
 """
 
-import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import count
 from random import uniform
 from typing import Any
 
@@ -14,14 +14,16 @@ from celery import bootsteps, signals
 
 from worker import app as process
 from worker.app import app
+from worker.consumption import note
 from worker.delivery.deliver import Bench
 from worker.delivery.straight import Senders
 from worker.intake.reader import SEATS, Onward, Reader
+from worker.logs import get_logger
 from worker.settings import SettingsError
 from worker.store.database import told
 from worker.tasks import reader, wake
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 AGAIN = 1.0
 """Seconds until a reader asks again for a door's seat: what jobs wait when its holder has died."""
@@ -42,12 +44,12 @@ class Pair:
         while _go_on():
             try:
                 found = found or self._made()
-                found.run(_go_on, waits=True)
+                found.run(_rounds(self._name), waits=True)
                 failures = 0
             except Exception as error:  # whatever it was may be gone by the next try, and somebody has to try
                 failures += 1
                 reason = str(error) if isinstance(error, SettingsError) else told(error)
-                log.warning("%s: %s; tries again", self._name, reason)
+                log.warning("reader failed", door=self._name, reason=reason)
             process.stopping.wait(AGAIN * uniform(1, 1 + min(failures, 4)))  # noqa: S311 -- not all at once
 
     def _made(self) -> Reader:
@@ -64,6 +66,18 @@ class Pair:
 
 def _go_on() -> bool:
     return not process.stopping.is_set()
+
+
+def _rounds(name: str) -> Callable[[], bool]:
+    """Go on until the stop, and note the door's consumption; not at first, for then nothing was looked at yet."""
+    rounds = count()
+
+    def go_on() -> bool:
+        if next(rounds):
+            note(name)
+        return _go_on()
+
+    return go_on
 
 
 class Readers(bootsteps.StartStopStep):

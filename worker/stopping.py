@@ -6,7 +6,6 @@ handler.) What hangs all the same, since Postgres or Redis says nothing, is left
 """
 
 import atexit
-import logging
 import os
 import select
 import sys
@@ -15,7 +14,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-log = logging.getLogger(__name__)
+from worker.logs import get_logger
+
+log = get_logger(__name__)
 
 GRACE = 1.0
 """Seconds that a process has after the order, or after its last call's answer, to settle and to give back."""
@@ -83,7 +84,7 @@ class Stopping:
             os.close(self._held)
             _readable(self._empty, None)
             time.sleep(FAREWELL)
-        log.warning("something hangs and is left behind; rows that it had claimed come back by their lease")
+        log.warning("left behind")
         os._exit(self._status)
 
     def _leave(self) -> None:

@@ -5,7 +5,6 @@ twice is recognised. Their bodies take anything, since a call that Python refuse
 what can't be a job goes into ``rejections``.
 """
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -29,13 +28,15 @@ from worker.intake.reader import Door, Onward, Reader
 from worker.intake.record import Incoming, take_in
 from worker.intake.stream import Stream
 from worker.intake.together import Together
+from worker.logs import get_logger
 from worker.settings import SettingsError
 from worker.store.database import told
 from worker.store.prune import prune
 from worker.store.record import CrowdedError
+from worker.traceparent import traceparent
 from worker.upkeep.sweep import sweep
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 WAKE_KEY = "vcc:wake"
 WAKE_SECONDS = 2
@@ -57,7 +58,7 @@ def wake() -> None:
         if process.redis_client().set(WAKE_KEY, 1, nx=True, ex=WAKE_SECONDS):
             deliver_due.apply_async(expires=STALE, retry=False)
     except (RedisError, BrokerError, SettingsError) as error:
-        log.warning("could not wake a delivery (%s); the next tick does", type(error).__name__)
+        log.warning("wake failed", reason=type(error).__name__)
 
 
 @process.per_process
@@ -139,14 +140,13 @@ def _odd(args: Sequence[Any], fields: dict[str, Any]) -> dict[str, Any]:
 
 def _take_in(task: Task, jobs: list[Any], *, many: bool = False) -> None:
     """Record jobs out of a message, which is acknowledged when they are."""
-    mid = message_id(task)
+    mid, trace = message_id(task), traceparent()
     batch = [
-        Incoming(job, f"{mid}-{index}" if many else mid, f"message {mid}") for index, job in enumerate(jobs)
+        Incoming(job, f"{mid}-{index}" if many else mid, f"message {mid}", trace=trace)
+        for index, job in enumerate(jobs)
     ]
     if rejected := together().take_in(batch).count(Verdict.REJECTED):
-        log.warning(
-            "message %s: %d of %d jobs rejected", mid, rejected, len(batch), extra={"action": "reject"}
-        )
+        log.warning("jobs rejected", door="celery", message=mid, rejected=rejected, jobs=len(batch))
 
 
 def calmly(work: Callable[[], None]) -> Callable[[], None]:
@@ -158,7 +158,7 @@ def calmly(work: Callable[[], None]) -> Callable[[], None]:
             work()
         except (SQLAlchemyError, RedisError, BrokerError, CrowdedError, SettingsError) as error:
             reason = str(error) if isinstance(error, SettingsError) else told(error)
-            log.error("%s: %s; the next tick tries again", work.__name__, reason)
+            log.error("work failed", work=work.__name__, reason=reason)
 
     return calm
 
@@ -213,7 +213,7 @@ def _forget_wake() -> None:
     try:
         process.redis_client().delete(WAKE_KEY)
     except RedisError as error:
-        log.warning("could not reach Redis (%s); the wake key expires by itself", type(error).__name__)
+        log.warning("wake key kept", reason=type(error).__name__)
 
 
 @app.task(name="vcc.sweep", base=Task)
@@ -222,7 +222,7 @@ def sweep_rows() -> None:
     """Wake what is due or stranded, expire what time has overtaken."""
     changed = sweep(process.engine(), process.config(), wake)
     if any(changed.values()):
-        log.info("swept: %s", ", ".join(f"{n} {name}" for name, n in changed.items() if n))
+        log.info("swept", **{name.replace(" ", "_"): n for name, n in changed.items() if n})
 
 
 @app.task(name="vcc.prune", base=Task)
@@ -231,6 +231,6 @@ def prune_old() -> None:
     """Delete what is older than it has to be kept."""
     for table, gone in prune(process.engine(), process.config().keep_for):
         if gone:
-            log.info("pruned %d rows of %s", gone, table)
+            log.info("pruned", table=table, rows=gone)
         if process.stopping.is_set():
             break

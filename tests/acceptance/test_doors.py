@@ -135,3 +135,4 @@ def test_a_worker_stops_with_its_readers(stand: Stand) -> None:
         second.terminate()
         assert second.wait(20) == 0
     assert "Traceback" not in stand.logs()
+    assert '"exception"' not in stand.logs()

@@ -46,7 +46,7 @@ def packed(body: bytes) -> str:
 
 def headed(number: int, **headers: Any) -> bytes:
     """Make a message with other headers, a job of its own in it."""
-    call = [[], {"externalid": f"{WORD} {number}", "route": "R"}, {}]
+    call = [[], {"externalid": f"odd {number}", "route": "R", "extra": {"said": WORD}}, {}]
     headers = {**HEADERS, "id": f"an id {number}", **headers}
     return message(headers=headers, body=packed(json.dumps(call).encode()))
 
@@ -102,6 +102,7 @@ def test_whatever_lies_on_the_queue(stand: Stand, pool: str) -> None:
     assert {bytes(row.job) for row in store.all("select job from rejections")} >= set(NO_MESSAGES)
     store.engine.dispose()
     assert "Traceback" not in stand.logs()
+    assert '"exception"' not in stand.logs()
     assert WORD not in stand.logs()
 
 
@@ -145,7 +146,7 @@ def test_what_is_no_message_waits_for_the_database(stand: Stand) -> None:
     worker = stand.worker("--pool", "threads")
     with redis.Redis.from_url(stand.redis_url) as server:
         server.lpush("intake", b"{broken")
-        until(lambda: "goes back to its queue" in stand.logs(), seconds=30)
+        until(lambda: "message returned" in stand.logs(), seconds=30)
         store.run("alter table elsewhere rename to rejections")
     stand.until(lambda s: s["rejections"] == 1)
     store.engine.dispose()

@@ -240,7 +240,8 @@ def test_nobody_is_told(
     told: list[str] = []
     producer = stand.producer()
     with overheard(producer, events):
-        for pool in ("threads", "prefork"):
+        for pool, shape in (("threads", "json"), ("prefork", "text")):
+            stand.settings["VCC_LOG_FORMAT"] = shape
             stand.start(
                 "worker", "-n", f"{pool}@x", "--pool", pool, "--concurrency", "3", "--loglevel", "DEBUG"
             )

@@ -86,3 +86,17 @@ def test_check(stand: Stand) -> None:
     found = {one["name"]: one for one in json.loads(done.stdout)}
     assert found["redis"]["detail"].endswith(", named by sentinels")
     assert found["redis appendonly"]["detail"] == "yes"
+
+
+def test_inspect(stand: Stand, watch: Watch) -> None:
+    """A worker tells of itself, as Flower asks it to, and none of the passwords."""
+    stand.worker("--pool", "threads")
+    app = service(watch)
+    app.conf.result_backend = None
+    with app.connection_for_read() as connection:
+        asked = app.control.inspect(timeout=1, connection=connection)
+        stats, conf = until(asked.stats, seconds=30), asked.conf()
+    told = str([stats, conf])
+    assert "broker" in told
+    assert "hush" not in told
+    assert "still" not in told

@@ -205,9 +205,9 @@ def test_a_worker_before_the_migration(stand: Stand) -> None:
         conn.exec_driver_sql("alter table interactions rename to elsewhere")
     stand.worker("--pool", "threads")
     enqueue(stand.producer(), [job("early")])
-    until(lambda: "goes back to its queue" in stand.logs(), seconds=30)
-    until(lambda: stand.logs().count("goes back to its queue") >= 2, seconds=30)
-    assert stand.logs().count("goes back to its queue") < 10
+    until(lambda: "message returned" in stand.logs(), seconds=30)
+    until(lambda: stand.logs().count("message returned") >= 2, seconds=30)
+    assert stand.logs().count("message returned") < 10
     with engine.begin() as conn:
         conn.exec_driver_sql("alter table elsewhere rename to interactions")
     engine.dispose()

@@ -1,6 +1,5 @@
 """Delivery over real HTTP: from recorded rows to what the API saw."""
 
-import json
 import logging
 import time
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from tests import logbook
 from tests.factories import Store, dispatch, opened, release, settings
 from tests.waiting import until
 from worker.delivery.deliver import Bench, deliver, deliver_once
@@ -425,16 +425,19 @@ def test_settings_of_the_lease() -> None:
 
 
 def test_log_holds_no_customers_words(works: Works, caplog: pytest.LogCaptureFixture) -> None:
-    """A delivery logs numbers and outcomes, never an externalid or what an agent would see."""
+    """A delivery logs ids, numbers and outcomes, never what an agent would see."""
     caplog.set_level(logging.DEBUG, "worker")
-    works.simulator.faults(poison=["Jane Doe"])
-    works.store.record(dispatch("Jane Doe", extra={"said": "hush"}), dispatch("ok"))
+    works.simulator.faults(poison=["bad"])
+    works.store.record(dispatch("bad", extra={"said": "hush", "by": "Jane"}), dispatch("ok"))
     deliver(works.bench)
     works.simulator.faults(unauthorised={})
     works.dispatch("later")
     deliver(works.bench)
-    shown = json.dumps([record.getMessage() for record in caplog.records])
-    assert "refused, HTTP 400, 2 interactions" in shown
-    assert [r.levelname for r in caplog.records if "unauthorised" in r.getMessage()] == ["ERROR"]
+    shown = logbook.text(caplog)
+    first, *_, last = made = logbook.lines(caplog, "call made")
+    assert (first["outcome"], first["status"], first["interactions"]) == ("refused", 400, 2)
+    assert "externalid" not in first
+    assert (last["outcome"], last["level"]) == ("unauthorised", "error")
+    assert {line["level"] for line in made[:-1]} == {"info"}
     assert "Jane" not in shown
     assert "hush" not in shown

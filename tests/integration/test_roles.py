@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,13 +13,17 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 from psycopg import errors
+from sqlalchemy import Connection
 
 from tests.acceptance.stand import ROOT, Stand, standing
 from tests.factories import opened
 from worker import embedded
 from worker.client import Client
+from worker.domain.lifecycle import State
 from worker.simulator.run import Background
-from worker.store import migrate, queries
+from worker.store import audit, browse, census, imports, migrate, queries, retry, tallies
+from worker.store.browse import Filter
+from worker.store.retry import Which
 from worker.store.tables import metadata
 
 ROLES = (ROOT / "docs" / "roles.sql").read_text()
@@ -63,6 +68,25 @@ def run(stand: Stand, *command: str, code: int = 0, **env: str) -> str:
     )  # fmt: skip
     assert done.returncode == code, done.stderr + done.stdout
     return done.stdout
+
+
+def page(conn: Connection, *, words: bool) -> list[Any]:
+    """Ask what the page shows."""
+    return [
+        *(browse.page(conn, Filter(state=state)).rows for state in (None, *State)),
+        browse.page(conn, Filter(externalid="seen", error="x", created_after=datetime.now(UTC))),
+        browse.one(conn, 1, words=words),
+        browse.rejection(conn, 1, words=words),
+        *(
+            ask(conn)
+            for ask in (browse.failures, browse.due_by_lane, browse.running_imports, browse.rejected)
+        ),
+        tallies.series(conn, 3_600, 60),
+        tallies.totals(conn),
+        census.take(conn, 1),
+        audit.newest(conn),
+        retry.count(conn, Which()),
+    ]
 
 
 def refused(url: str, statements: str) -> None:
@@ -145,6 +169,11 @@ def test_what_a_worker_may_not(owner: str) -> None:
         update alembic_version set version_num = 'x'
         delete from alembic_version
         select setval('turns', 1)
+        update audit set who = 'somebody else'
+        delete from audit
+        delete from totals
+        delete from tallied
+        insert into tallied default values
         create role mine
         copy interactions to program 'true'
         select pg_read_file('/etc/passwd')
@@ -197,6 +226,11 @@ def test_who_looks_sees_no_words(owner: str, redis_url: str, simulator: Backgrou
         select interactions from interactions
         select answer from invocations
         select job from rejections
+        select token from sessions
+        select count(*) from sessions
+        insert into audit (who, action) values ('x', 'x')
+        update tallied set upto = 9
+        delete from tallies
         select job from inbox
         select requestid from receipts
         copy interactions to stdout
@@ -213,5 +247,13 @@ def test_who_looks_sees_no_words(owner: str, redis_url: str, simulator: Backgrou
             queries.listing(conn),
             queries.rejections(conn),
             queries.show(conn, "seen"),
+            *page(conn, words=False),
         ]
     assert WORD not in str(everything)
+    with opened(as_user(owner, "a_worker")) as engine:
+        with engine.begin() as conn:
+            imports.report(conn, imports.begin(conn, "cli:me", "a.mbox", None), 0.5, 1, 1, 0, 0)
+            conn.exec_driver_sql("update invocations set started_at = now() - interval '1 hour'")
+        assert tallies.roll(engine, 90) == 1
+        with engine.begin() as conn:
+            assert WORD in str(page(conn, words=True))

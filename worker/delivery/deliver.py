@@ -10,21 +10,24 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import count
+from typing import Any
 
 from sqlalchemy import Engine
 
+from worker import tracing
 from worker.delivery.pack import pack
 from worker.domain.job import LIMIT, envelope
 from worker.domain.outcome import Accepted, Forbidden, Misdirected, Outcome, Refused, Unauthorised
+from worker.logs import get_logger
 from worker.settings import Settings
 from worker.stopping import NEVER, Stopping
 from worker.store import gate
-from worker.store.claim import Claim, claim, give_back
+from worker.store.claim import Claim, Claimed, claim, give_back
 from worker.store.gate import Passage
 from worker.store.settle import Bounds, settle
 from worker.vonage.invoke import Api
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 SLICE = 0.5
 """Seconds after which a delivery makes way, so that threads full of deliveries take jobs in all the same."""
@@ -110,6 +113,11 @@ class After(Enum):
 
 def carry(bench: Bench, load: Load) -> After:
     """Send what was claimed and settle it."""
+    with tracing.calling(load.claim.call, load.claim.rows, load.since):
+        return _carry(bench, load)
+
+
+def _carry(bench: Bench, load: Load) -> After:
     passage = load.passage
     if load.claim.full and not passage.probe:
         bench.wake()  # before the call, so that the helper works while this one waits
@@ -180,11 +188,8 @@ def _may_send(bench: Bench, load: Load) -> bool:
 
 def _give_back(bench: Bench, claimed: Claim, passage: Passage) -> None:
     stopped = bench.stopping.is_set()
-    log.info(
-        "call %d not made: %s",
-        claimed.call,
-        "the worker stops" if stopped else "the valve closed before it was sent",
-    )
+    reason = "the worker stops" if stopped else "the valve closed before it was sent"
+    log.info("call not made", invocation=claimed.call, reason=reason, **_whose(claimed))
     with bench.engine.begin() as conn:
         give_back(conn, claimed.call, [row.id for row in claimed.rows])
         if passage.probe:
@@ -198,14 +203,28 @@ def _bounds(settings: Settings) -> Bounds:
 
 
 def _tell(claimed: Claim, outcome: Outcome) -> None:
-    answer = outcome.answer
+    tracing.came_to(outcome.name)
     log.log(
         logging.ERROR if isinstance(outcome, LOUD) else logging.INFO,
-        "call %d: %s, HTTP %s, %d interactions, %.3f s",
-        claimed.call,
-        outcome.name,
-        answer.status or "-",
-        len(claimed.rows),
-        answer.seconds,
-        extra={"action": "invoke", "outcome": outcome.name, "call": claimed.call},
+        "call made",
+        invocation=claimed.call,
+        outcome=outcome.name,
+        status=outcome.answer.status,
+        seconds=round(outcome.answer.seconds, 3),
+        **_whose(claimed),
     )
+    if len(claimed.rows) > 1 and logging.getLogger(__name__).isEnabledFor(logging.DEBUG):
+        for row in claimed.rows:
+            log.debug(
+                "interaction carried", invocation=claimed.call, outcome=outcome.name, **_interaction(row)
+            )
+
+
+def _whose(claimed: Claim) -> dict[str, Any]:
+    """Name the one interaction of a call; of many say how many they are."""
+    one = _interaction(claimed.rows[0]) if len(claimed.rows) == 1 else {}
+    return {"interactions": len(claimed.rows), **one}
+
+
+def _interaction(row: Claimed) -> dict[str, Any]:
+    return {"action": row.action, "externalid": row.externalid, "requestid": row.requestid}

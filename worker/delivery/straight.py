@@ -4,7 +4,6 @@ Where the valve asks for nothing and a thread is free, the rows are claimed in t
 them: one commit before the call. In all other cases they are due like any other row.
 """
 
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -13,11 +12,12 @@ from queue import SimpleQueue
 from typing import Any
 
 from worker.delivery.deliver import BUDGET, SLICE, After, Bench, Load, carry, deliver
+from worker.logs import get_logger
 from worker.store.claim import Claim, Terms
 from worker.store.database import told
 from worker.store.gate import Passage
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 THREADS = 4
 """As many releases, one after the other, go straight on while the calls of those before are under way."""
@@ -75,7 +75,8 @@ class Senders:
             try:
                 self._deliver(load)
             except Exception as error:  # the rows come back by their lease; the thread has to go on
-                log.error("delivery: %s; the next tick tries again", told(error))
+                whose = {"invocation": load.claim.call} if load else {}
+                log.error("delivery failed", reason=told(error), **whose)
             finally:
                 self._free.release()
 

@@ -4,7 +4,6 @@ Killed at any line: before the record's commit the batch is still where it was, 
 after it the batch is taken in once more and recognised by its requestids.
 """
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,11 +13,12 @@ from sqlalchemy import Connection, Engine
 
 from worker.domain.meeting import Verdict
 from worker.intake.record import Incoming, Taken, take_in
+from worker.logs import get_logger
 from worker.settings import Settings
 from worker.store.claim import Claim, Terms
 from worker.store.seat import SILENCE, Seat
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 BATCH = 1000
 FEW = 20
@@ -136,4 +136,4 @@ class Reader:
 
     def _tell(self, taken: Taken, size: int) -> None:
         if rejected := taken.verdicts[Verdict.REJECTED]:
-            log.warning("%s: %d of %d jobs rejected", self.name, rejected, size, extra={"action": "reject"})
+            log.warning("jobs rejected", door=self.name, rejected=rejected, jobs=size)

@@ -1,6 +1,5 @@
 """Take jobs in: read, record, keep what can't be recorded. Every door ends here."""
 
-import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,15 +9,17 @@ import msgspec
 import psycopg
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from worker import tracing
 from worker.domain.job import Job, JobError, parse
 from worker.domain.meeting import DUE, Ask, Met, Verdict
+from worker.logs import get_logger
 from worker.settings import Settings
 from worker.store.backlog import record_backlog
 from worker.store.claim import Claim, Terms
 from worker.store.database import Where, is_about_values, told
 from worker.store.record import CrowdedError, Rejection, record_and_claim, reject
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +31,14 @@ class Incoming:
         requestid: it goes by this one where it names none itself.
         place: where it stood, for the rejection's record.
         wrong: why it can't be a job at all.
+        trace: its producer's, as ``traceparent`` writes it.
     """
 
     job: bytes | dict[str, Any]
     requestid: str
     place: str = ""
     wrong: str = ""
+    trace: str = ""
 
 
 @dataclass(slots=True)
@@ -84,7 +87,9 @@ def take_in(
     """
     read = [_read(incoming, settings, rules, known) for incoming in batch]
     asks = [ask for ask in read if isinstance(ask, Ask)]
-    found, claim = _record(where, asks, settings.release_grace, terms)
+    traces = ((i.trace, a.requestid) for i, a in zip(batch, read, strict=True) if isinstance(a, Ask))
+    with tracing.recording(door, traces):
+        found, claim = _record(where, asks, settings.release_grace, terms)
     met = iter(found)
     taken = Taken(claim=claim)
     rejections = []
@@ -94,6 +99,8 @@ def take_in(
         taken.details.append((verdict, detail))
         if verdict is Verdict.REJECTED:
             rejections.append(Rejection(raw(incoming.job), detail, incoming.place))
+            # not the reason: it may quote the job
+            log.debug("job rejected", door=door, place=incoming.place, requestid=incoming.requestid)
     reject(where, door, rejections)
     return taken
 
@@ -113,12 +120,16 @@ def _record(
     except Exception as error:  # what no rule foresaw must not keep the jobs behind it waiting for ever
         reason = f"job: can't be recorded ({type(error).__name__})"
     if terms is not None:  # perhaps it was not the jobs, but the claim
-        log.error("not claimed: %s", reason)
+        log.error("claim failed", reason=reason)
         return _record(where, asks, grace, None)
     if len(asks) == 1:
-        log.error("rejected a job: %s", reason, extra={"action": "reject"})
+        log.error("job rejected", reason=reason, **_named(asks[0]))
         return [Met(Verdict.REJECTED, None, reason)], None
     return [met for ask in asks for met in _record(where, [ask], grace, None)[0]], None
+
+
+def _named(ask: Ask) -> dict[str, str]:
+    return {"externalid": ask.job.externalid, "requestid": ask.requestid}
 
 
 def _told(met: Met) -> tuple[Verdict, str]:
@@ -134,8 +145,9 @@ def _read(incoming: Incoming, settings: Settings, rules: str, known: bool) -> As
     except JobError as error:
         return str(error)
     except Exception as error:  # what no rule foresaw must not keep the jobs behind it waiting for ever
-        log.error("rejected a job: can't be read (%s)", type(error).__name__, extra={"action": "reject"})
-        return f"job: can't be read ({type(error).__name__})"
+        reason = f"job: can't be read ({type(error).__name__})"
+        log.error("job rejected", reason=reason, place=incoming.place, requestid=incoming.requestid)
+        return reason
     return Ask(job, job.requestid or incoming.requestid, known or job.requestid is not None, rules)
 
 

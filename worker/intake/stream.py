@@ -14,7 +14,7 @@ import msgspec
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from worker.client import FIELD, STREAM
+from worker.client import FIELD, STREAM, TRACEPARENT
 from worker.intake.record import Incoming
 
 GROUP = "intake"
@@ -122,6 +122,7 @@ def _incoming(entry: str, fields: Sequence[bytes]) -> Incoming:
     named = dict(zip(fields[::2], fields[1::2], strict=True))
     place = f"entry {entry}"
     if (job := named.get(FIELD.encode())) is not None:
-        return Incoming(job, entry, place)
+        trace = named.get(TRACEPARENT.encode(), b"")
+        return Incoming(job, entry, place, trace=trace.decode(errors="replace") if trace else "")
     text = {key.decode(errors="replace"): value.decode(errors="replace") for key, value in named.items()}
     return Incoming(msgspec.json.encode(text), entry, place, f"{FIELD}: is no field of the stream's entry")

@@ -1,17 +1,17 @@
 """The last census, kept for whoever looks: counted by a thread of its own, and only while somebody looks."""
 
-import logging
 from threading import Event, Lock, Thread
 from time import monotonic
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from worker.logs import get_logger
 from worker.store import census
 from worker.store.census import Counts
 from worker.store.database import told
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 LEAST, SHARE = 2.0, 20
 """Seconds between two counts at least; and so many times what one takes: a twentieth of the time goes into it."""
@@ -53,7 +53,7 @@ class Census:
             with self._engine.begin() as conn:
                 self._counts = census.take(conn, self._leak_after)
         except SQLAlchemyError as error:
-            log.warning("the interactions could not be counted: %s", told(error))
+            log.warning("census failed", reason=told(error))
         finally:
             with self._lock:
                 self._next = monotonic() + max(LEAST, SHARE * (monotonic() - started))

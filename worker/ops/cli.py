@@ -33,7 +33,7 @@ def load(name: str) -> None:
     """Put a command's function in its place, with all that it says of itself; nothing where there is none."""
     if name in _COMMANDS:
         command, function = _COMMANDS[name]
-        module, _, attribute = function.partition(".")
+        module, _, attribute = function.rpartition(".")
         command.callback = getattr(import_module(f"worker.ops.{module}"), attribute)
 
 
@@ -87,6 +87,7 @@ _add(
 )
 _add("stats", "looking.stats", "Show the whole at a glance.", "vcc stats --watch", "vcc stats --json")
 _add("check", "checking.check", "Check that all is there, and name the remedies.", "vcc check")
+_add("user", "user.user", "Make an entry for VCC_WEB_USERS.", "vcc user vera --role viewer")
 _add("migrate", "services.migrate", "Bring the database to what this version needs.", "vcc migrate")
 _add("prune", "services.prune", "Delete what is older than VCC_KEEP_FOR.", "vcc prune")
 _add(
@@ -102,6 +103,13 @@ _add(
     "services.flower",
     "Run Flower, Celery's own page.",
     "FLOWER_BASIC_AUTH=user:password vcc flower --port 5555",
+)
+_add(
+    "web",
+    "web.serving.web",
+    "Run the operators' page.",
+    "vcc web",
+    "VCC_WEB_USERS=… vcc web --host 0.0.0.0 --port 8899",
 )
 _add(
     "simulate",

@@ -17,6 +17,8 @@ from flower.views import BaseHandler  # type: ignore[import-untyped]
 from tornado.httputil import HTTPServerRequest
 from tornado.web import RequestHandler
 
+from worker import logs, settings
+
 PREFERRED = {
     "FLOWER_MAX_TASKS": "10000",  # each takes kilobytes; by default there may be ten times as many
     "FLOWER_PURGE_OFFLINE_WORKERS": "86400",  # else whoever has been here once stays for ever
@@ -45,6 +47,7 @@ def start(app: Celery, options: list[str]) -> int:
         os.environ.pop("FLOWER_BASIC_AUTH", None)  # Flower would take it for a login of nobody's
     for name, value in PREFERRED.items():
         os.environ.setdefault(name, value)
+    logs.configure("INFO", format=settings.load().log_format)
     command.Flower = Closed
     BaseHandler.get_broker = lambda handler: Queues(handler.capp)
     return int(app.start(["flower", *options]) or 0)

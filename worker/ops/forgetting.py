@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 LOOKED_THROUGH = 100_000
 """Entries of the stream that are read at most: it is empty most of the time."""
 
+NAMED = 20
+"""Numbers of rejected jobs that are told at most."""
+
 
 def forget(
     externalid: Annotated[str, typer.Argument(metavar="EXTERNALID", callback=readable)],
@@ -50,8 +53,8 @@ def forget(
 
 def _print(externalid: str, found: "Forgotten", *, erased: bool, as_json: bool) -> None:
     if found.mentions:
-        numbers = ", ".join(map(str, found.mentions))
-        say(f"warning: rejected jobs that mention it among others stay: look at number {numbers}")
+        numbers = ", ".join(map(str, found.mentions[:NAMED])) + (" …" if len(found.mentions) > NAMED else "")
+        say(f"warning: {len(found.mentions):,} rejected jobs that mention it stay: look at number {numbers}")
     if as_json:
         emit({"externalid": externalid, "erased": erased, **asdict(found)})
     elif not found.anything:

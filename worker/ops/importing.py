@@ -12,9 +12,11 @@ from sqlalchemy import Engine
 
 from worker.intake.importer import DryRun, Importer, Outlets, Tally
 from worker.intake.sources import Options, Source, SourceError, open_source
+from worker.ops.acting import who
 from worker.ops.bars import Reading
 from worker.ops.failures import CommandError
 from worker.ops.printing import complain, emit, say, tell
+from worker.ops.reporting import Report
 from worker.ops.resources import Bell, opened
 from worker.ops.waiting import Left, until_sent
 from worker.settings import Settings
@@ -117,6 +119,11 @@ class _Sources:
             for remark in source.remarks:
                 say(f"note: {source.name}: {remark}")
 
+    def share(self) -> float:
+        """How much of them has been read, from 0 to 1."""
+        total = sum(source.total for source in self.opened)
+        return sum(source.position for source in self.opened) / total if total else 0.0
+
     def take(self, importer: Importer | DryRun, tally: Tally) -> None:
         """Import one after the other, each as far as it can be read."""
         for source in self.opened:
@@ -140,7 +147,7 @@ def _import(
     sources, notes, bell = _Sources(order), _Notes(), Bell()
     if not order.dry_run:
         Thread(target=_prepare_bell, daemon=True).start()
-    with Reading(sources.opened) as bar:
+    with Reading(sources.opened) as bar, _reported(order, engine, sources, tally):
 
         def show(tally: Tally) -> None:
             notes.take(tally)
@@ -156,6 +163,24 @@ def _import(
     notes.finish()
     bell.tell()
     return sources.whole
+
+
+@contextmanager
+def _reported(order: Order, engine: Engine, sources: _Sources, tally: Tally) -> Iterator[None]:
+    """Tell whoever looks how far it is; a dry run changes nothing, and tells nobody."""
+    if order.dry_run:
+        yield
+        return
+    with Report(engine, who(), _name(order.sources), order.options.route, tally, sources.share) as report:
+        yield
+        if not sources.whole:
+            report.outcome = "failed"
+
+
+def _name(sources: Sequence[Path]) -> str:
+    """Name what is imported, without the folder that it is in."""
+    first = "stdin" if str(sources[0]) in ("-", "/dev/stdin") else sources[0].absolute().name
+    return first if len(sources) == 1 else f"{first} and {len(sources) - 1} more"
 
 
 def _prepare_bell() -> None:

@@ -2,20 +2,24 @@
 
 # ruff: noqa: PLC0415 - heavy modules are imported by the commands that need them
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from worker.domain.lifecycle import State
 from worker.ops import resources
-from worker.ops.failures import CommandError
+from worker.ops.failures import CommandError, explain
 from worker.ops.options import Json, Lane, Limit, readable
-from worker.ops.overview import overview
-from worker.ops.printing import emit, plain, screen, table, tell
+from worker.ops.overview import line, overview, watched
+from worker.ops.printing import emit, plain, say, screen, table, tell
 
 if TYPE_CHECKING:
+    from redis import Redis
     from sqlalchemy import Engine
+
+    from worker.ops.watching import Watch
 
 WATCH_EVERY = 1.0
 """Seconds between two looks of ``vcc stats --watch``."""
@@ -102,36 +106,69 @@ def stats(
 ) -> None:
     """Show the whole at a glance.
 
-    States, what is due, the valve and why it is closed, calls, rejections, held routes.
+    States, what is due, the valve and why it is closed, calls, rejections, held routes, what waits at the doors.
+
+    It counts all there is, once. With --watch what takes long to count is as old as it says, and there is more:
+    rates, imports, workers.
     """
-    with resources.opened() as (_, engine):
+    from worker.ops.watching import Watch, redis_of
+
+    with resources.opened() as (settings, engine), redis_of(settings) as redis:
         if watch:
-            _watch(engine, as_json=as_json)
+            _watch(Watch(engine, settings, redis), as_json=as_json)
         elif as_json:
-            emit(_stats(engine))
+            emit(_stats(engine, redis))
         else:
-            screen().print(overview(_stats(engine)))
+            screen().print(overview(_stats(engine, redis)))
 
 
-def _stats(engine: "Engine") -> dict[str, Any]:
+def _stats(engine: "Engine", redis: "Redis | None") -> dict[str, Any]:
+    from worker.ops.queues import doors
     from worker.store import queries
 
     with engine.connect() as conn:
-        return queries.stats(conn)
+        return queries.stats(conn) | doors(conn, redis)
 
 
-def _watch(engine: "Engine", *, as_json: bool) -> None:
+def _watch(watch: "Watch", *, as_json: bool) -> None:
     """Look again and again; Ctrl-C is how that ends as it should."""
+    from rich.console import Group
     from rich.live import Live
 
-    try:
-        if as_json:
-            while True:
-                emit(_stats(engine))
-                time.sleep(WATCH_EVERY)
-        with Live(console=screen(), auto_refresh=False) as live:
-            while True:
-                live.update(overview(_stats(engine)), refresh=True)
-                time.sleep(WATCH_EVERY)
-    except KeyboardInterrupt:
-        return
+    console, drawn = screen(), Group()
+    with suppress(KeyboardInterrupt):
+        if as_json or not console.is_terminal:
+            _print_looks(watch, as_json=as_json)
+        with Live(console=console, auto_refresh=False, screen=True) as live:
+            for look, trouble in _looks(watch):
+                drawn = watched(look, watch.rates.course(), trouble)
+                live.update(drawn, refresh=True)
+    console.print(drawn, end="")  # the last look stays
+
+
+def _print_looks(watch: "Watch", *, as_json: bool) -> None:
+    for look, trouble in _looks(watch):
+        if trouble:
+            say(trouble)
+        elif as_json:
+            emit(look)
+        else:
+            tell(line(look))
+
+
+def _looks(watch: "Watch") -> Iterator[tuple[dict[str, Any], str]]:
+    """Look every second, for ever; while the database is away, give the last look and say so."""
+    from sqlalchemy.exc import DBAPIError
+
+    from worker.store.database import is_transient
+
+    look, trouble = watch.look(), ""
+    while True:
+        yield look, trouble
+        time.sleep(WATCH_EVERY)
+        try:
+            look, trouble = watch.look(), ""
+        except DBAPIError as error:
+            if not is_transient(error):
+                raise
+            trouble = f"{explain(error)}; this was the last look"

@@ -107,4 +107,5 @@ def _run_celery(command: str, *options: str) -> None:
         check_urls(settings)
     from worker.app import app
 
-    raise typer.Exit(app.start([command, *options]) or 0)
+    # its banner would be no line of the log
+    raise typer.Exit(app.start(["--quiet", command, *options]) or 0)

@@ -4,7 +4,8 @@ There is no index for each filter, since claim and settle would pay for it. A se
 best, and looks at what it finds there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -48,7 +49,21 @@ class Anchor:
     def are_few(self, conn: Connection) -> bool:
         """Whether there are few enough to read all of them."""
         counted = f"select count(*) from ({self._few('1', FEW + 1)}) few"
-        return int(conn.exec_driver_sql(counted).scalar_one()) <= FEW
+        with self.steady(conn):
+            return int(conn.exec_driver_sql(counted).scalar_one()) <= FEW
+
+    @contextmanager
+    def steady(self, conn: Connection) -> Iterator[None]:
+        """Have an index that is not by id read in its order and no further than wanted.
+
+        Where the planner takes it for small it would rather gather and sort all of it, and may be wrong.
+        """
+        if not self.order:
+            yield
+            return
+        conn.exec_driver_sql("set local enable_bitmapscan = off; set local enable_sort = off")
+        yield
+        conn.exec_driver_sql("set local enable_bitmapscan = on; set local enable_sort = on")
 
     def _few(self, columns: str, limit: int) -> str:
         """The first rows in the order of their index: else the planner might seek them along the primary key."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from worker.domain.lifecycle import State
 from worker.store.anchors import anchor, bounds
 from worker.store.claim import NAMES
 from worker.store.queries import LISTED
@@ -60,6 +61,11 @@ class Filter:
         given = {name: value for name in _CONDITIONS if (value := getattr(self, name)) is not None}
         return " and ".join(["true", *(_CONDITIONS[name] for name in given)]), given
 
+    def possible(self) -> bool:
+        """Whether a row can fit at all: there is such a state, and Postgres can hold the texts."""
+        texts = (self.route, self.provider, self.lane, self.error, self.externalid)
+        return self.state in (None, *State) and not any("\0" in text for text in texts if text is not None)
+
 
 _CONDITIONS = {
     "state": "state = %(state)s::interaction_state",
@@ -108,7 +114,7 @@ def page(
     *,
     before: int | None = None,
     limit: int = 50,
-    seconds: float = 0.1,
+    seconds: float = 0.08,
 ) -> Page:
     """Find interactions, the newest first.
 
@@ -122,6 +128,8 @@ def page(
         limit: rows at most.
         seconds: when these are over the search ends, with what it has.
     """
+    if not wanted.possible():
+        return Page()
     started = monotonic()
     search = _Search(conn, wanted, before, limit)
     look = FIRST_LOOK
@@ -135,6 +143,15 @@ def page(
     return search.page
 
 
+def _below(before: int | None) -> int:
+    """A cursor as Postgres compares it by an index: larger numbers are of another type."""
+    return TOP if before is None else max(min(before, TOP), 0)
+
+
+def _is_id(identity: int) -> bool:
+    return 0 < identity < TOP
+
+
 class _Search:
     """A page that is being filled, chunk by chunk."""
 
@@ -144,7 +161,7 @@ class _Search:
         self._where, self._params = wanted.where()
         floor, below = bounds(conn, wanted.created_after, wanted.created_before)
         self._params["floor"] = floor or 0
-        self._params["below"] = min(below or TOP, TOP if before is None else before)
+        self._params["below"] = min(below or TOP, _below(before))
         self._anchor = anchor(conn, externalid=wanted.externalid, state=wanted.state, error=wanted.error)
 
     def take(self, look: int) -> bool:
@@ -152,7 +169,8 @@ class _Search:
         room = self._limit - len(self.page.rows)
         sql = _CHUNK.format(newest=self._anchor.newest(", ".join(SHOWN)), columns=_COLUMNS, where=self._where)
         params = {**self._params, "look": look, "wanted": room + 1}
-        found = self._conn.exec_driver_sql(sql, params).mappings().all()
+        with self._anchor.steady(self._conn):
+            found = self._conn.exec_driver_sql(sql, params).mappings().all()
         fitting = [{name: row[name] for name in SHOWN} for row in found if row["id"] is not None]
         self.page.rows += fitting[:room]
         self.page.looked += found[0]["looked"]
@@ -188,6 +206,8 @@ def one(conn: Connection, identity: int, *, words: bool) -> dict[str, Any] | Non
         The columns but those of the delivery's own; ``held``: it waits for a route that is held; ``timeline``, and
         ``whole``: it is all of it; ``others``: id, state and time of the newest other lifecycles of its externalid.
     """
+    if not _is_id(identity):
+        return None
     found = conn.exec_driver_sql(
         f"""select {_ONE}, {"request, " if words else ""}nullif(due_at, 'infinity') as due_at,
             coalesce(due_at = 'infinity', false) as held
@@ -296,13 +316,15 @@ def rejected(conn: Connection, before: int | None = None, limit: int = 50) -> Se
     found = conn.exec_driver_sql(
         """select id, at, door, place, reason from rejections where id < %(before)s
         order by id desc limit %(limit)s""",
-        {"before": TOP if before is None else before, "limit": limit},
+        {"before": _below(before), "limit": limit},
     )
     return [dict(row) for row in found.mappings()]
 
 
 def rejection(conn: Connection, identity: int, *, words: bool) -> dict[str, Any] | None:
     """One rejected job, or None; ``job`` is what came, where words are allowed."""
+    if not _is_id(identity):
+        return None
     found = conn.exec_driver_sql(
         f"select id, at, door, place, reason{', job' if words else ''} from rejections where id = %(id)s",
         {"id": identity},

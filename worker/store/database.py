@@ -6,7 +6,8 @@ from typing import Any, TypeVar
 
 import msgspec
 import psycopg
-from sqlalchemy import Connection, Engine, create_engine, event
+import sqlalchemy
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import (
     ArgumentError,
@@ -63,7 +64,7 @@ def connect(url: str, *, pool: int = 5) -> Engine:
         ) from None
     if parsed.drivername not in ("postgresql", "postgres", "postgresql+psycopg"):
         raise SettingsError(f"DATABASE_URL names {parsed.drivername!r}: this project runs on postgresql://")
-    engine = create_engine(
+    engine = sqlalchemy.create_engine(  # by its full name, which is the one that tracing takes the place of
         parsed.set(drivername="postgresql+psycopg"),
         pool_size=pool,
         max_overflow=10,

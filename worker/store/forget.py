@@ -188,15 +188,21 @@ def _erase_answers(conn: Connection, ids: Sequence[int], calls: Sequence[int]) -
 def _rejections(conn: Connection, externalid: str) -> tuple[list[int], list[int]]:
     """Rejected jobs that are about the externalid and no other; and those that only mention it."""
     spelled = {externalid, *(json.dumps(externalid, ensure_ascii=plain)[1:-1] for plain in (True, False))}
-    found = conn.exec_driver_sql(
+    found: Any = conn.exec_driver_sql(
         """select id, job from rejections where exists (
             select from unnest(%(spelled)s::bytea[]) one where position(one in job) > 0) order by id""",
         {"spelled": [one.encode() for one in spelled]},
     )
+    alone = re.compile(
+        rb"(?<![0-9A-Za-z])(?:" + b"|".join(re.escape(one.encode()) for one in spelled) + rb")(?![0-9A-Za-z])"
+    )
     named: list[int] = []
     mentions: list[int] = []
     for number, job in found:
-        (named if set(externalids(bytes(job))) == {externalid} else mentions).append(number)
+        if set(externalids(job)) == {externalid}:
+            named.append(number)
+        elif alone.search(job):
+            mentions.append(number)
     return named, mentions
 
 

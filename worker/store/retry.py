@@ -49,14 +49,17 @@ class Which:
         Only the newest lifecycle of an externalid is ever meant, and none whose words were taken out of it: there is
         nothing left to send.
         """
+        texts = (self.route, self.provider, self.lane, self.error, *(self.externalids or ()))
+        if self.state not in _GIVEN_UP or any("\0" in text for text in texts if text is not None):
+            return "false", {}
         given = {name: value for name in _CONDITIONS if (value := getattr(self, name)) is not None}
         params: dict[str, Any] = {
-            name: as_json(list(value)) if name in ("externalids", "ids") else value
+            name: as_json(_listed(value)) if name in ("externalids", "ids") else value
             for name, value in given.items()
         }
         sql = " and ".join(
             [
-                "i.state in ('failed', 'release_failed') and i.forgotten_at is null",
+                "i.forgotten_at is null",
                 *(_CONDITIONS[name] for name in given),
             ]
         )
@@ -66,11 +69,18 @@ class Which:
         return sql, params
 
 
+def _listed(values: Sequence[str] | Sequence[int]) -> list[str | int]:
+    """The values, without numbers that are no id."""
+    return [value for value in values if isinstance(value, str) or 0 < value < 2**63]
+
+
+_GIVEN_UP = ("failed", "release_failed")
 _CONDITIONS = {
     "state": "i.state = %(state)s::interaction_state",
     "externalids": "i.externalid in (select jsonb_array_elements_text(%(externalids)s::jsonb))",
-    "ids": "i.id in (select jsonb_array_elements_text(%(ids)s::jsonb)::bigint)",
-    "error": "strpos(lower(i.last_error), lower(%(error)s)) > 0",
+    "ids": "i.id = any (array(select jsonb_array_elements_text(%(ids)s::jsonb)::bigint))",
+    # coalesce, or the index of all that have an error might be taken for that of the given-up ones
+    "error": "strpos(lower(coalesce(i.last_error, '')), lower(%(error)s)) > 0",
     "created_after": "i.created_at >= %(created_after)s",
     "created_before": "i.created_at < %(created_before)s",
     **{name: f"i.{name} = %({name})s" for name in ("route", "provider", "lane")},
@@ -120,12 +130,23 @@ def _batch(engine: Engine, which: Which, after: int) -> tuple[int, int]:
             request=True,
         )
         last = max((row.id or 0 for row in found), default=0)
-        found = [row for row in found if row.state == which.state]
+        forgotten = _forgotten(conn, [row.id or 0 for row in found])
+        found = [row for row in found if row.state == which.state and row.id not in forgotten]
         replaced = [(life.retry(row, new_requestid()), row) for row in found]
         rows.update(conn, found)
         keep_receipts(conn, [(old, row.externalid, row.action) for old, row in replaced if old is not None])
         rows.remark(conn, [(row.id or 0, "retried", "by an operator") for row in found])
         return len(found), last
+
+
+def _forgotten(conn: Connection, ids: Sequence[int]) -> set[int]:
+    """Of rows that are locked by now, those whose words were taken out while the lock was waited for."""
+    return set(
+        conn.exec_driver_sql(
+            "select id from interactions where id = any (%(ids)s::bigint[]) and forgotten_at is not null",
+            {"ids": list(ids)},
+        ).scalars()
+    )
 
 
 def let_go(conn: Connection, route: str) -> int | None:

@@ -16,7 +16,10 @@ BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, float("inf"))
 """Upper bounds, in seconds, of what a call's time is counted under; the bound itself belongs to it."""
 
 SETTLED_FOR = 60.0
-"""Seconds after the lease; a statement takes no longer, so that no call is recorded with an id that was passed."""
+"""Seconds after a call's start, and after a lost one's lease, until it is added up.
+
+A statement takes no longer: no call is recorded with an id that was passed by.
+"""
 
 BATCH, BATCHES = 5_000, 20
 """Calls that are added up in one transaction; transactions at a time, so that the first time delays nobody."""
@@ -48,7 +51,9 @@ def _added(table: str) -> str:
         seconds = {table}.seconds + excluded.seconds, buckets = array[{buckets}]"""
 
 
-_READY = f"outcome is not null and started_at <= now() - make_interval(secs => %(lease)s + {SETTLED_FOR})"
+# A lost one's worker may settle it after all, and mostly soon.
+_READY = f"""outcome is not null and started_at <= now() - make_interval(
+    secs => {SETTLED_FOR} + case outcome when 'lost' then %(lease)s else 0 end)"""
 
 READY = f"""coalesce((select {_READY} from invocations
     where id > (select upto from tallied) order by id limit 1), false)"""
@@ -83,7 +88,7 @@ select count(*) from settled
 
 
 def roll(engine: Engine, lease: float) -> int:
-    """Add up the calls that were settled, or lost, longer ago than a late settle is likely; returns how many.
+    """Add up the calls that have their outcome for good, or are lost so long that they keep it; returns how many.
 
     By id, up to the first that is still under way. Each batch is one transaction, together with how far it went, and
     whoever comes at the same time leaves it alone: killed or asked twice, nothing is counted twice and nothing left

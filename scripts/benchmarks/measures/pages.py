@@ -1,12 +1,21 @@
-"""The operators' page where millions have ended: server time of every view, and whether each goes by an index."""
+"""The operators' page where millions have ended: server time of every view, and whether all goes by index."""
 
-from collections.abc import Callable, Iterator
+import asyncio
+import time
+from collections.abc import Iterator
 from typing import Any
 
+import httpx
 from sqlalchemy import Connection
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from benchmarks.stand import Stand
+from benchmarks.figures import Figure
 from benchmarks.measures.tables import each, filling
+from benchmarks.plans import asked
+from benchmarks.stand import Stand, say, until
+from worker.domain.lifecycle import State
+from worker.ops.web import serving
+from worker.ops.web.app import make
 
 ENDED, OTHERS, QUICK = 5_000_000, 500_000, 50
 """Rows; a quick run has a fiftieth."""
@@ -62,7 +71,7 @@ FILL = (
         end::bigint[],
         0.1, 400, 'refused', 'No such thing as 3', '{"message": "No such thing as 3"}', 9000, now() - interval '1 hour'
     from generate_series(1, 9) n""",
-    # the last minutes, not added up yet: fifty calls a second, as full as they can be
+    # the last minute, not added up yet: fifty calls a second, as full as they can be
     """insert into invocations (provider, ids, seconds, status, outcome, answer, bytes, started_at)
     select '', array(select (n * 503 + i * 7) %% %(ended)s + 1 from generate_series(1, 500) i)::bigint[],
         0.03 + n %% 17 * 0.01, 200, 'accepted', '{}', 90000, now() - (%(recent)s - n) * interval '20 milliseconds'
@@ -82,9 +91,104 @@ FILL = (
     from generate_series(3, 60 * 24 * 90) n, unnest(array['accepted', 'unknown', 'throttled', 'refused']) outcome""",
     """insert into totals (outcome, calls, interactions, seconds, buckets)
     select outcome, sum(calls), sum(interactions), sum(seconds), '{1,2,3,4,5,6,7,8,9,10}' from tallies group by 1""",
-    "update tallied set upto = (select count(*) from invocations where started_at < now() - interval '3 minutes')",
+    "update tallied set upto = (select count(*) from invocations where started_at < now() - interval '70 seconds')",
 )
 LARGE = "interactions", "invocations", "events", "tallies", "rejections", "audit"
+
+
+SLOWEST = 200.0
+"""Milliseconds of server time that a view may take."""
+
+TIMES = 5
+"""How often each view is asked for in a round."""
+
+
+def measure(stand: Stand, rounds: int, quick: bool) -> Iterator[Figure]:
+    """Ask the very application for every view, as an operator's browser does, and time what it does itself."""
+    share = QUICK if quick else 1
+    ended, others = ENDED // share, OTHERS // share
+    say(f"{ended:,} finished and {others:,} other interactions are written")
+    fill(stand, share)
+    deps = serving.deps(stand.settings)
+    try:
+        until(lambda: deps.census.counts() is not None)
+        timed = Timed(make(deps))
+        with asked(deps.engine) as told:
+            asyncio.run(timed.ask(VIEWS, ended, 1))
+        timed.took.clear()
+        asyncio.run(timed.ask(VIEWS, ended, rounds * TIMES))
+    finally:
+        deps.engine.dispose()
+        empty(stand)
+    beside = f"{ended:,} finished and {others:,} others"
+    for name, took in timed.took.items():
+        yield Figure(f"{name}, beside {beside}: the slowest", max(took), "ms", SLOWEST, least=False)
+    for statement, scans in told.whole().items():
+        say(f"{', '.join(scans)}: {statement}")
+    yield Figure("statements that read a large table as a whole", len(told.whole()), "", 0, least=False)
+
+
+VIEWS = {
+    "overview": ["/"],
+    "interactions, the newest and far back": ["/interactions", "/interactions?before={far}"],
+    "interactions by state": [f"/interactions?state={state}" for state in State],
+    "interactions by route, provider or lane, common and rare": [
+        "/interactions?route=Route+1",
+        "/interactions?route=Rare+route",
+        "/interactions?route=Rare+route&state=pending",
+        "/interactions?route=Rare+route&before={far}",
+        "/interactions?provider=Rare+provider",
+        "/interactions?lane=backlog",
+    ],
+    "interactions by age": [
+        "/interactions?age=7d",
+        "/interactions?older=24h&state=dispatched",
+        "/interactions?age=45d&older=44d&route=Rare+route",
+    ],
+    "interactions by text of the error": [
+        "/interactions?error=SUCH",
+        "/interactions?error=unheard-of",
+        "/interactions?error=nothing+like+it",
+    ],
+    "interactions by externalid": ["/interactions?externalid=mail-{far}", "/interactions?externalid=unknown"],
+    "the search for an externalid": ["/find?externalid=mail-{far}"],
+    "one interaction": ["/interactions/{far}"],
+    "one interaction, refused in halves": ["/interactions/990"],
+    "one interaction that 500 calls carried": ["/interactions/{carried}"],
+    "rejections": ["/rejections", "/rejections?before=500", "/rejections/5"],
+    "audit": ["/audit", "/audit?before=500"],
+    "metrics": ["/metrics"],
+    "health": ["/healthz", "/readyz"],
+}
+"""The paths of each view; ``far`` is an interaction of long ago, ``carried`` the one that very many calls carried."""
+
+
+class Timed:
+    """An application, and how long its answers take it: from the request to the last byte.
+
+    Attributes:
+        took: milliseconds, by view.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.took: dict[str, list[float]] = {}
+        self._app, self._view = app, ""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer."""
+        started = time.perf_counter()
+        await self._app(scope, receive, send)
+        self.took.setdefault(self._view, []).append((time.perf_counter() - started) * 1000)
+
+    async def ask(self, views: dict[str, list[str]], ended: int, times: int) -> None:
+        """Ask for each view so many times, as somebody on this machine."""
+        here = httpx.ASGITransport(self, client=("127.0.0.1", 50_000))
+        async with httpx.AsyncClient(transport=here, base_url="http://127.0.0.1:8000") as client:
+            for self._view, paths in views.items():
+                for path in paths * times:
+                    answer = await client.get(path.format(far=ended // 5, carried=ended + 1))
+                    if answer.status_code not in (httpx.codes.OK, httpx.codes.SEE_OTHER):
+                        raise RuntimeError(f"{path} answered {answer.status_code}")
 
 
 def fill(stand: Stand, share: int) -> None:
@@ -100,7 +204,7 @@ def fill(stand: Stand, share: int) -> None:
                     "ended": ended,
                     "others": others,
                     "span": SPAN,
-                    "recent": 9_000 // share,
+                    "recent": 3_300 // share,
                     "carried": ended + 1,
                 },
             )

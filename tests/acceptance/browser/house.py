@@ -1,6 +1,5 @@
 """A house with the page in it, and something of everything to look at: by the real doors, against the stand-in."""
 
-import json
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from tests.acceptance.stand import ROOT, Stand, standing
 from tests.factories import opened
 from tests.waiting import until
 from worker.client import FIELD, STREAM, Client
+from worker.ops.web.users import entry
 from worker.server import free_port
 from worker.store import imports
 
@@ -50,6 +50,13 @@ class House:
         with Client(self.stand.redis_url) as vcc:
             vcc.send([{"externalid": name, "route": route, **fields} for name in externalids])
 
+    def refuse(self, *externalids: str, **fields: Any) -> None:
+        """Enqueue dispatches that the API refuses, and wait until they are given up."""
+        self.stand.simulator.faults(poison=externalids)
+        self.dispatch(*externalids, **fields)
+        self.until_all("failed", *externalids)
+        self.stand.simulator.clear_faults()
+
     def release(self, *externalids: str) -> None:
         """Enqueue releases."""
         with Client(self.stand.redis_url) as vcc:
@@ -75,6 +82,10 @@ class House:
         """Wait until all lifecycles of the externalids are in a state."""
         until(lambda: self.states(*externalids) == [state] * len(externalids), seconds=30)
 
+    def until_rejected(self, word: bytes) -> None:
+        """Wait until a job that holds this is among the rejections."""
+        until(lambda: self.ask("select from rejections where position(%(word)s::bytea in job) > 0", word=word))
+
     def calls_for(self, externalids: Sequence[str]) -> list[float]:
         """Tell the Unix times of those calls that carried one of the externalids, as the API saw them."""
         log = self.stand.simulator.book(full=True)["log"]
@@ -84,8 +95,8 @@ class House:
 @contextmanager
 def inhabited(stand: Stand) -> Iterator[House]:
     """Give a house that runs, with two users, and something of everything in its table."""
-    entries = [_user(stand, VIEWER, "viewer"), _user(stand, OPERATOR, "operator")]
-    stand.settings["VCC_WEB_USERS"] = " ".join(entries)
+    users = [entry(VIEWER, "viewer", PASSWORD), entry(OPERATOR, "operator", PASSWORD)]
+    stand.settings["VCC_WEB_USERS"] = " ".join(users)
     with standing(stand):
         stand.worker("--pool", "threads")
         stand.beat()
@@ -95,15 +106,6 @@ def inhabited(stand: Stand) -> Iterator[House]:
         for url in (house.url, house.broken):
             until(lambda url=url: _answers(url), seconds=30)
         yield house
-
-
-def _user(stand: Stand, name: str, role: str) -> str:
-    """Make a user as an operator does."""
-    command = [sys.executable, "-m", "worker.ops.cli", "user", name, "--role", role, "--json"]
-    done = subprocess.run(
-        command, cwd=ROOT, env=stand.env, input=f"{PASSWORD}\n".encode(), capture_output=True, check=True
-    )
-    return str(json.loads(done.stdout)["entry"])
 
 
 def _page(stand: Stand, **settings: str) -> str:

@@ -61,7 +61,9 @@ def test_axe_finds_nothing(pages: Callable[..., Iterator[tuple[str, "Page"]]], s
     # the page's own policy lets nothing be injected, axe neither
     for name, page in pages(color_scheme=scheme, bypass_csp=True):
         page.evaluate(AXE_SCRIPT)
-        found += [(name, one["id"], one["help"], [n["html"] for n in one["nodes"]]) for one in page.evaluate(AXE)]
+        found += [
+            (name, one["id"], one["help"], [n["html"] for n in one["nodes"]]) for one in page.evaluate(AXE)
+        ]
     assert found == []
 
 
@@ -81,6 +83,10 @@ def test_what_customers_wrote_is_text(pages: Callable[..., Iterator[tuple[str, "
         shown[name] = page.locator("main").inner_text()
         assert page.locator("main script, main img").count() == 0, name
     assert ran == []
-    assert {name for name, text in shown.items() if PLANTED in text} >= {"interactions", "filtered", "refused"}
+    assert {name for name, text in shown.items() if PLANTED in text} >= {
+        "interactions",
+        "filtered",
+        "refused",
+    }
     assert PLANTED in shown["overview"]  # as the error that it is refused with
     assert SENTENCE in shown["refused"]

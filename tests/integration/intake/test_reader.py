@@ -20,6 +20,7 @@ from redis.exceptions import RedisError
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DataError, DBAPIError
 
+from tests import logbook
 from tests.factories import Store, opened, settings
 from tests.waiting import until
 from worker import app as process
@@ -196,8 +197,11 @@ def test_no_words_in_the_log(house: House, caplog: pytest.LogCaptureFixture) -> 
     caplog.set_level(logging.DEBUG)
     house.send({"externalid": WORD, "route": "R", WORD: 1}, {"externalid": WORD, "route": {WORD: 1}})
     house.drain()
-    assert f"{house.door}: 2 of 2 jobs rejected" in caplog.messages
-    assert WORD not in caplog.text
+    [told] = logbook.lines(caplog, "jobs rejected")
+    assert (told["door"], told["rejected"], told["jobs"]) == (house.door, 2, 2)
+    each = logbook.lines(caplog, "job rejected")
+    assert len({line["place"] for line in each}) == len({line["requestid"] for line in each}) == 2
+    assert WORD not in logbook.text(caplog)
 
 
 def breaks_at(externalid: str) -> Callable[[Family, Ask], Met]:
@@ -223,7 +227,9 @@ def test_what_no_rule_foresaw(
     assert (door, reason) == (house.door, "job: can't be recorded (TypeError)")
     assert msgspec.json.decode(job) == dispatches("odd")[0]
     assert (house.left(), len(house.went)) == (0, 1)
-    assert WORD not in caplog.text
+    [told] = [line for line in logbook.lines(caplog, "job rejected") if line["level"] == "error"]
+    assert (told["reason"], told["externalid"]) == (reason, "odd")
+    assert WORD not in logbook.text(caplog)
 
 
 def test_what_the_database_refuses(house: House) -> None:
@@ -612,7 +618,8 @@ def test_the_task_without_redis(
     """Where one door can't be opened the task says so in one line, and leaves no seat behind."""
     with broken(house, "open", RedisError(WORD)):
         tasks.intake()
-    assert caplog.messages == ["intake: RedisError; the next tick tries again"]
+    [told] = logbook.lines(caplog)
+    assert (told["event"], told["work"], told["reason"]) == ("work failed", "intake", "RedisError")
     house.send(*dispatches("a"))
     until(lambda: tasks.intake() or not house.left())
 

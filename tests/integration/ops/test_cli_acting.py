@@ -1,6 +1,7 @@
 """An operator's word: dispatch, release, retry, pause, resume, prune."""
 
 import io
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,9 @@ import redis
 from sqlalchemy import Engine
 
 from tests.integration.ops.conftest import Vcc, own_broker
+from worker.ops import acting
 from worker.simulator.run import Background
+from worker.store import audit
 
 Stats = Callable[[], dict[str, Any]]
 Send = Callable[[], None]
@@ -287,3 +290,44 @@ def test_prune_deletes_what_is_old(vcc: Vcc, engine: Engine, monkeypatch: pytest
     monkeypatch.setenv("VCC_KEEP_FOR", "1d")
     assert vcc("prune").out.startswith("deleted: 1 interactions")
     assert [row["externalid"] for row in vcc("list", "--json").json] == ["open"]
+
+
+def test_what_an_operator_changes_is_in_the_audit(
+    vcc: Vcc, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who, what and about what, the newest first; what changed nothing is not in it."""
+    monkeypatch.setattr("getpass.getuser", lambda: "marvin")
+    vcc("resume", "--route", "R")  # is not held
+    vcc("retry")  # there is none
+    vcc("pause", "closed today")
+    vcc("resume")
+    with engine.begin() as conn:
+        conn.exec_driver_sql("insert into routes (route, held_at) values ('R', now())")
+        conn.exec_driver_sql(
+            "insert into interactions (externalid, state, route, dispatch_requestid) values ('e', 'failed', 'R', 'd')"
+        )
+    vcc("resume", "--route", "R")
+    vcc("retry", "--route", "R", "--dry-run")
+    vcc("retry", "--route", "R", "e")
+    vcc("release", "a")
+    vcc("release", "b", "c", "--force")
+    with engine.connect() as conn:
+        found = audit.newest(conn)
+    assert [(one["action"], one["detail"]) for one in reversed(found)] == [
+        ("pause", "closed today"),
+        ("resume", ""),
+        ("resume", "route R: 0"),
+        ("retry", "1 failed, route R, e"),
+        ("release by force", "b, c"),
+    ]
+    assert {one["who"] for one in found} == {"cli:marvin"}
+
+
+def test_an_account_without_a_name_is_told_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is in a container that runs as any user."""
+
+    def nobody() -> str:
+        raise KeyError
+
+    monkeypatch.setattr("getpass.getuser", nobody)
+    assert acting.who() == f"cli:{os.getuid()}"

@@ -1,16 +1,26 @@
 """What there is to see: show, list, rejections, stats."""
 
+import io
 import signal
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import msgspec
 import pytest
-from sqlalchemy import Engine
+import redis
+from rich.console import Console
+from sqlalchemy import Engine, event
+from sqlalchemy.exc import OperationalError
 
-from tests.integration.ops.conftest import Vcc
+from tests.factories import Store, dispatch
+from tests.integration.ops.conftest import Result, Vcc
+from tests.waiting import until
+from worker import settings
 from worker.ops import looking
+from worker.ops.watching import Watch
 from worker.simulator.run import Background
+from worker.store import imports
 
 Send = Callable[[], None]
 
@@ -124,27 +134,149 @@ def test_stats_say_why_calls_are_not_made(vcc: Vcc, engine: Engine) -> None:
     assert "valve:       open; slowed to" in vcc("stats").out
 
 
-@pytest.mark.parametrize("as_json", [True, False])
-def test_stats_can_be_watched_until_ctrl_c(
-    vcc: Vcc, house: Background, monkeypatch: pytest.MonkeyPatch, as_json: bool
+def test_stats_tell_what_waits_at_the_doors(
+    vcc: Vcc, engine: Engine, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It looks again and again; to stop it is no failure."""
-    looks: list[None] = []
-    look = looking._stats
+    """Lengths and the oldest of stream and inbox; what Redis knows is null while it is away, the rest is told."""
+    found = vcc("stats", "--json").json
+    empty = {"length": 0, "oldest_seconds": None}
+    assert (found["stream"], found["inbox"]) == (empty, empty)
+    fill(engine, redis_url)
+    found = vcc("stats", "--json").json
+    assert [found[door]["length"] for door in ("stream", "inbox")] == [2, 1]
+    assert [found[door]["oldest_seconds"] > 3000 for door in ("stream", "inbox")] == [True, True]
+    assert "stream:      2, the oldest for 3,6" in vcc("stats").out
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    found = vcc("stats", "--json").json
+    assert (found["stream"], found["inbox"]["length"]) == (None, 1)
+    assert "Redis can't be reached" in vcc("stats").out
 
-    def twice(engine: Engine) -> Any:
-        if len(looks) == 2:
-            signal.raise_signal(signal.SIGINT)
-        looks.append(None)
-        return look(engine)
 
-    monkeypatch.setattr(looking, "_stats", twice)
-    monkeypatch.setattr(looking, "WATCH_EVERY", 0.01)
-    result = vcc("stats", "--watch", *["--json"] * as_json)
+def fill(engine: Engine, redis_url: str) -> None:
+    """Let jobs wait at both doors since an hour ago, and be a worker that did nothing for a minute."""
+    Store(engine).run("insert into inbox (job, created_at) values ('{}', now() - interval '1 hour')")
+    with redis.Redis.from_url(redis_url) as client:
+        now = client.time()[0]
+        for at in (now - 3600, now):
+            client.xadd("vcc:jobs", {"job": "{}"}, id=f"{at}000-0")
+        client.hset(
+            "vcc:consumed", mapping={"deliver w1@x": now, "intake w1@x": now - 60, "deliver w2@x": now - 60}
+        )
+
+
+Watched = Callable[..., Result]
+
+
+@pytest.fixture
+def watched(vcc: Vcc, house: Background, monkeypatch: pytest.MonkeyPatch) -> Watched:
+    """Give what watches for so many looks, until Ctrl-C; before each but the first, something may happen."""
+
+    def watch(*options: str, looks: int = 2, between: Callable[[], None] = lambda: None) -> Result:
+        seen: list[None] = []
+        look = Watch.look
+
+        def again(self: Watch) -> Any:
+            if len(seen) == looks:
+                signal.raise_signal(signal.SIGINT)
+            if seen:
+                between()
+            seen.append(None)
+            return look(self)
+
+        monkeypatch.setattr(Watch, "look", again)
+        monkeypatch.setattr(looking, "WATCH_EVERY", 0.01)
+        return vcc("stats", "--watch", *options)
+
+    return watch
+
+
+def test_stats_can_be_watched_as_json(watched: Watched, engine: Engine, redis_url: str) -> None:
+    """A line each look, in the shape of a single one, with rates, workers, imports and the counts' age besides."""
+    fill(engine, redis_url)
+    with engine.begin() as conn:
+        imports.begin(conn, "cli:ford", "backlog.mbox", "R")
+
+    def deliver() -> None:
+        store = Store(engine)
+        store.record(dispatch(externalid=f"e{next(numbers)}"))
+        store.deliver()
+
+    numbers = count()
+    result = watched("--json", looks=3, between=deliver)
     assert result.code == 0
-    if as_json:
-        lines = [msgspec.json.decode(line) for line in result.out.splitlines()]
-        assert len(lines) == 2
-        assert lines[0]["due"] == 0
-    else:
-        assert result.out.count("valve:") == 1  # a pipe gets the last look only
+    first, _, last = [msgspec.json.decode(line) for line in result.out.splitlines()]
+    wanted = "states due oldest_due_seconds in_flight gate held_routes held_providers invocations rejections"
+    assert set(wanted.split()) <= set(first)
+    assert first["per_second"] == {"calls": None, "interactions": None}
+    assert last["invocations"] == {"calls": 2, "accepted": 2, "interactions": 2}
+    assert last["per_second"]["interactions"] > 0
+    assert (last["stream"]["length"], last["inbox"]["length"]) == (2, 1)
+    assert {name: seconds > 50 for name, seconds in last["workers"].items()} == {"w1@x": False, "w2@x": True}
+    assert last["imports"][0]["source"] == "backlog.mbox"
+    assert last["counted"]["seconds_ago"] >= 0
+    assert last["states"]["failed"] == 0
+
+
+def test_stats_can_be_watched_in_a_pipe(watched: Watched) -> None:
+    """What is no terminal gets plain lines; to stop it is no failure."""
+    result = watched()
+    assert result.code == 0
+    assert len(result.out.splitlines()) == 2
+    assert all(line.startswith("due 0, in flight 0, ") for line in result.out.splitlines())
+    assert "\x1b" not in result.out
+
+
+@pytest.mark.parametrize("columns", [120, 30])
+def test_stats_can_be_watched_on_a_terminal(
+    watched: Watched, engine: Engine, redis_url: str, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    """Bars, rates, workers that are quiet, imports: as wide as the terminal is, and the last look stays."""
+    fill(engine, redis_url)
+    Store(engine).record(*[dispatch(externalid=name) for name in "abc"])
+    with engine.begin() as conn:
+        imports.report(conn, imports.begin(conn, "cli:ford", "back\x1b[31mlog.mbox", "R"), 0.25, 10, 9, 1, 0)
+    drawn = io.StringIO()
+    console = Console(
+        file=drawn, force_terminal=True, width=columns, height=40, color_system=None, markup=False
+    )
+    monkeypatch.setattr(looking, "screen", lambda: console)
+    result = watched()
+    assert (result.code, result.err) == (0, "")
+    last = drawn.getvalue().rpartition("\x1b[?1049l")[2]
+    assert max(len(line) for line in last.splitlines()) <= columns
+    assert "pending" in last
+    if columns > 100:
+        assert "█" * 30 in last
+        assert "0.0 calls, 0 interactions  ▁" in last
+        assert "w1@x, w2@x quiet for 6" in last
+        assert "back\ufffd[31mlog.mbox by cli:ford: 25 %; 10 read, 9 new, 1 duplicate, 0 rejected" in last
+
+
+def test_watching_outlives_an_outage(
+    watched: Watched, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the database is away that is said, and it goes on when it is back."""
+    away: list[bool] = []
+
+    def once() -> None:
+        away.append(True)
+        if len(away) == 1:
+            raise OperationalError(None, None, Exception())
+
+    result = watched(looks=2, between=once)
+    assert result.code == 0
+    assert "can't reach the database" in result.err
+    assert len(result.out.splitlines()) == 2
+
+
+def test_nothing_is_counted_again_and_again(engine: Engine, house: Background) -> None:
+    """A look reads no table whole: what has to be counted is asked of the census only."""
+    asked: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda _c, _u, statement, *_: asked.append(statement))
+    watch = Watch(engine, settings.load(), None)
+    until(lambda: watch.look()["counted"])
+    asked.clear()
+    for _ in range(3):
+        watch.look()
+    assert asked
+    assert not [one for one in asked if "from interactions group by" in one]

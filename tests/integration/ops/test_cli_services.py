@@ -1,5 +1,6 @@
 """What runs the house: worker, beat, Flower, the simulator."""
 
+import json
 import os
 import signal
 import socket
@@ -9,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -67,24 +69,33 @@ def test_a_worker_delivers_and_stops(
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
     assert b"Traceback" not in log.read_bytes()
+    [made] = [line for line in lines(log, but="worker: Warm shutdown") if line["event"] == "call made"]
+    assert (made["worker"], made["externalid"], made["outcome"]) == ("w@test", "e", "accepted")
+
+
+def lines(log: Path, but: str) -> list[dict[str, Any]]:
+    """Read a log, each line of which is an object, but for one that does not pass through it."""
+    return [json.loads(line) for line in log.read_text().splitlines() if line and not line.startswith(but)]
 
 
 def test_beat_ticks(house: Background, tmp_path: Path) -> None:
-    """The clock sends its tasks and stops when told to."""
+    """The clock sends its tasks and stops when told to; its log, too, is an object a line."""
     with started(tmp_path, "beat") as (process, log):
         until(lambda: b"vcc.sweep" in log.read_bytes(), seconds=30)
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
+    assert {line["level"] for line in lines(log, but="(nothing)")} == {"info"}
 
 
 def test_flower_asks_for_the_password(house: Background, tmp_path: Path) -> None:
     """With FLOWER_BASIC_AUTH its pages are closed to others."""
     port = free_port()
     url = f"http://127.0.0.1:{port}/api/task/types"
-    with started(tmp_path, "flower", "--port", str(port), FLOWER_BASIC_AUTH="me:word"):
+    with started(tmp_path, "flower", "--port", str(port), FLOWER_BASIC_AUTH="me:word") as (_, log):
         until(lambda: answer(url), seconds=30)
         assert answer(url) == 401
         assert httpx.get(url, trust_env=False, auth=("me", "word")).status_code == 200
+    assert len(lines(log, but="(nothing)")) > 1
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,25 @@ def test_filters(far: Store) -> None:
         assert found(far, wanted) == expected, wanted
 
 
+def test_what_nobody_can_mean(store: Store) -> None:
+    """States, ids and texts that can't be in the table find nothing, and no error."""
+    store.record(dispatch())
+    reject(store.engine, "door", [Rejection(b"x", "no")])
+    for wanted in (Filter(state="gone"), Filter(state=""), Filter(error="\0"), Filter(externalid="e\0")):
+        assert ask(store, browse.page, wanted) == Page()
+    for identity in (2**63, 10**30, 0, -1, -(10**30)):
+        assert ask(store, browse.one, identity, words=True) is None
+        assert ask(store, browse.rejection, identity, words=True) is None
+        size = 1 if identity > 0 else 0
+        assert len(ask(store, browse.page, Filter(), before=identity).rows) == size
+        assert len(ask(store, browse.rejected, identity)) == size
+
+
+def test_only_what_has_an_error_is_looked_at(far: Store) -> None:
+    """By the text of an error, only the rows that have one are looked at."""
+    assert ask(far, browse.page, Filter(error="word")).looked == 6
+
+
 def test_age_bounds_what_is_looked_at(far: Store) -> None:
     """Of a minute long ago little more than the minute is looked at."""
     noon = T0 + timedelta(seconds=10_000)
@@ -165,6 +184,16 @@ def test_each_state(varied: Store, few: int, monkeypatch: pytest.MonkeyPatch) ->
     for state, names in STATES.items():
         assert found(varied, Filter(state=state)) == names, state
         assert found(varied, Filter(state=state), limit=1) == names, state
+
+
+def test_planner_is_left_as_it_was(varied: Store) -> None:
+    """What a search tells the planner holds for the search alone, not for what follows in its transaction."""
+    with varied.engine.connect() as conn:
+        for state in STATES:
+            browse.page(conn, Filter(state=state))
+        assert {conn.exec_driver_sql(f"show enable_{what}").scalar() for what in ("bitmapscan", "sort")} == {
+            "on"
+        }
 
 
 def test_while_rows_come_and_go(varied: Store) -> None:

@@ -1,0 +1,124 @@
+"""Rejections: jobs that could not be recorded, as they came, with the reason; and sending one again, mended."""
+
+import re
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from worker.domain.meeting import Verdict
+from worker.domain.requestid import new_requestid
+from worker.intake.record import Incoming, take_in
+from worker.ops.web import guard
+from worker.ops.web.deps import deps
+from worker.ops.web.pages.interactions import LARGEST
+from worker.ops.web.render import page
+from worker.store import audit, browse, mended
+
+PAGE = 50
+DOOR = "page"
+
+
+def listing(request: Request) -> Response:
+    """Show a page of rejections, the newest first, without what they hold."""
+    before = _before(request)
+    with deps(request).engine.connect() as conn:
+        rows = browse.rejected(conn, before, PAGE + 1)
+    return page(request, "rejections.html", rows=rows[:PAGE], more=len(rows) > PAGE, before=before)
+
+
+def changes(request: Request) -> Response:
+    """Show a page of the audit, the newest first."""
+    before = _before(request)
+    with deps(request).engine.connect() as conn:
+        rows = audit.newest(conn, before, PAGE + 1)
+    return page(request, "audit.html", rows=rows[:PAGE], more=len(rows) > PAGE, before=before)
+
+
+def _before(request: Request) -> int | None:
+    return _id(request.query_params["before"]) if request.query_params.get("before") else None
+
+
+def _id(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) <= LARGEST):
+        raise HTTPException(404)
+    return int(text)
+
+
+def one(request: Request) -> Response:
+    """Show a rejection; to operators with the job, and a form to mend it."""
+    with deps(request).engine.connect() as conn:
+        row = _row(conn, request)
+    return _shown(request, row)
+
+
+def _row(conn: Connection, request: Request) -> dict[str, Any]:
+    words = request.state.who.may_change
+    row = browse.rejection(conn, _id(request.path_params["id"]), words=words)
+    if row is None:
+        raise HTTPException(404, "There is no such rejection: it was sent again, erased or pruned.")
+    return row
+
+
+def _shown(
+    request: Request, row: dict[str, Any], *, text: str | None = None, requestid: str = "", wrong: str = ""
+) -> Response:
+    came = _text(row["job"]) if "job" in row else None
+    return page(
+        request,
+        "rejection.html",
+        200 if not wrong else 422,
+        row=row,
+        came=came,
+        job=came if text is None else text,
+        requestid=requestid or new_requestid(),
+        wrong=wrong,
+    )
+
+
+def _text(job: bytes) -> str:
+    """The job as people read it: JSON in lines, what is no UTF-8 escaped."""
+    try:
+        return msgspec.json.format(job, indent=2).decode()
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return job.decode(errors="backslashreplace")
+
+
+def send(request: Request) -> Response:
+    """Take the mended job in.
+
+    Killed between the record and the end of the rejection, it stays among the rejections; the same form sent again
+    has the same requestid, and changes nothing.
+    """
+    with_ = deps(request)
+    form = {name: values[0] for name, values in request.state.form.items()}
+    text, requestid = form.get("job", "").replace("\r\n", "\n"), form.get("requestid", "")
+    if not re.fullmatch(r"[0-9a-f-]{36}", requestid):
+        requestid = new_requestid()
+    with with_.engine.connect() as conn:
+        row = _row(conn, request)
+    incoming = Incoming(text.encode(), requestid, f"rejection {row['id']}")
+    wrong = _try(request, incoming, row["id"])
+    if wrong:
+        return _shown(request, row, text=text, requestid=requestid, wrong=wrong)
+    with_.ring()
+    response = RedirectResponse("/rejections", 303)
+    guard.flash(response, f"Rejection {row['id']} is mended and taken in.")
+    return response
+
+
+def _try(request: Request, incoming: Incoming, rejection: int) -> str:
+    """Take the job in, then end its rejection; why not, where it is rejected once more."""
+    with_ = deps(request)
+    taken = take_in(with_.engine, with_.settings, DOOR, [incoming])
+    ((verdict, detail),) = taken.details
+    with with_.engine.begin() as conn:
+        if verdict is Verdict.REJECTED:
+            mended.forget_try(conn, DOOR, incoming.place)  # the one that is looked at stands for it
+            return detail
+        mended.end(conn, rejection)
+        audit.note(conn, request.state.who.name, "send again", f"rejection {rejection}: {verdict}")
+    return ""
