@@ -44,8 +44,8 @@ def vcc(*args: str, env: dict[str, str]) -> Any:
 
 
 @contextmanager
-def everything(env: dict[str, str], folder: Path) -> Iterator[str]:
-    """Run ``vcc up --simulator`` for as long as it is needed; gives the simulator's URL."""
+def everything(env: dict[str, str], folder: Path) -> Iterator[dict[str, Any]]:
+    """Run ``vcc up --simulator`` for as long as it is needed; gives what it says of itself."""
     reading, writing = os.pipe()
     # under guard: it ends with this process, however that ends
     up = guard.spawn([*VCC, "up", "--simulator", "--json"], env=env, cwd=folder, stdout=writing, grace=60)
@@ -55,7 +55,7 @@ def everything(env: dict[str, str], folder: Path) -> Iterator[str]:
             line = said.readline()
         if not line:
             sys.exit("vcc up did not start; see above")
-        yield json.loads(line)["simulator"]
+        yield json.loads(line)
     finally:
         up.stop()
 
@@ -132,8 +132,8 @@ def main() -> int:
             say(f"A backlog of {EMAILS:,} made-up emails: {DUPLICATES} duplicates, {BROKEN} broken ones")
             write_backlog(source, EMAILS, duplicates=DUPLICATES, broken=BROKEN)
         say("PostgreSQL, Redis, a worker, beat and the API's simulator")
-        with everything(env, folder) as simulator:
-            agree = show(env, simulator, source, stumble=len(sys.argv) == 1)
+        with everything(env, folder) as up:
+            agree = show(env, up["simulator"], source, stumble=len(sys.argv) == 1)
     console.print(f"\n{'Everything agrees' if agree else 'The numbers do not agree'}; ", end="")
     console.print(f"{time.monotonic() - started:.0f} seconds, nothing left running.")
     return 0 if agree else 1

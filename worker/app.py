@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 
 import redis
 from celery import Celery, bootsteps, signals
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from sqlalchemy import Engine
 
 from worker import logs, sentinels, settings, tracing
@@ -77,6 +79,13 @@ def redis_client() -> "redis.Redis":
     return sentinels.client(config().redis(), socket_timeout=5, socket_connect_timeout=5, protocol=2)
 
 
+@per_process
+def trace_redis() -> "redis.Redis":
+    """The process's connection to Redis for the names of traces, which nobody waits for."""
+    soon: dict[str, Any] = {"socket_timeout": 0.3, "socket_connect_timeout": 0.3}
+    return sentinels.client(config().redis(), protocol=2, retry=Retry(NoBackoff(), 0), **soon)
+
+
 class Ending(bootsteps.StartStopStep):
     """The worker's step that has it end in time, however it is told to."""
 
@@ -106,7 +115,7 @@ def _stop(**_: Any) -> None:
 @signals.celeryd_after_setup.connect
 def _trace(**_: Any) -> None:
     """Trace, if somebody wants it: before anything is made that is traced, and before the pool forks."""
-    if (traced := tracing.start(redis_client)) is not None:
+    if (traced := tracing.start(trace_redis)) is not None:
         log.info("traces on") if traced else log.warning("traces off")
 
 

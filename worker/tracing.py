@@ -3,7 +3,6 @@
 ``worker.telemetry`` does it. It is imported when a worker starts, if OTEL_EXPORTER_OTLP_ENDPOINT is set.
 """
 
-import importlib.util
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -23,14 +22,15 @@ def start(kept: Any, exporter: Any = None) -> bool | None:
         exporter: takes the spans, in place of what the environment names.
 
     Returns:
-        Whether it does; None if nobody asked.
+        Whether it does, or the extra ``otel`` is not installed; None if nobody asked.
     """
     global _telemetry  # noqa: PLW0603 - the one switch
     if exporter is None and not any(map(os.environ.get, WANTED)):
         return None
-    if importlib.util.find_spec("opentelemetry.instrumentation") is None:
+    try:
+        from worker import telemetry  # noqa: PLC0415 - only where it is asked for
+    except ModuleNotFoundError:
         return False
-    from worker import telemetry  # noqa: PLC0415 - only where it is asked for
 
     telemetry.start(kept, exporter)
     _telemetry = telemetry

@@ -199,7 +199,7 @@ def _close_the_valve(house: Watched) -> None:
         house.until_fired(alert)
         house.stand.simulator.clear_faults()
         house.store.run("update gate set closed_until = now(), next_slot = null, rate = null")
-        house.stand.until(lambda stats: stats["gate"]["open"])
+        until(lambda: house.store.one("select failures = 0 from gate"), seconds=30)
     house.change_valve(gate.pause, "lunch")
     house.until_fired("VccPaused")
     house.change_valve(gate.resume)

@@ -81,6 +81,7 @@ def test_a_worker_tells_its_spans(stand: Stand, collector: Collector, pool: str)
         stand.until(lambda s: s["states"]["dispatched"] == 2)
         producer.send_task("vcc.dispatch", args=[{WORD: 1}] * 30, kwargs={})
         stand.until(lambda s: s["rejections"] == 1)
+        until(lambda: " ready." in stand.logs(), seconds=30)
     worker.terminate()
     assert worker.wait(20) == 0
     until(lambda: collector.bodies)
@@ -95,9 +96,10 @@ def test_a_worker_tells_its_spans(stand: Stand, collector: Collector, pool: str)
 def test_no_collector(stand: Stand) -> None:
     """A collector that is not there keeps nobody from work, nor from ending."""
     stand.settings |= {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
-    worker = stand.worker("--concurrency", "2")
+    worker = stand.worker("--pool", "threads", "--concurrency", "2")
     _add(stand, '{"externalid": "s", "route": "R"}')
     stand.until(lambda s: s["states"]["dispatched"] == 1)
+    until(lambda: " ready." in stand.logs(), seconds=30)
     worker.terminate()
     assert worker.wait(20) == 0
 

@@ -1,5 +1,6 @@
 """One trace from a producer to the settling of its call, whichever way the job comes; and nobody's words in it."""
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -82,7 +83,7 @@ def traced(
         monkeypatch.setenv(name, value)
     process.forget_resources()
     exporter = InMemorySpanExporter()
-    assert tracing.start(process.redis_client, exporter)
+    assert tracing.start(process.trace_redis, exporter)
     try:
         traced = Traced(exporter, redis_url)
         yield traced
@@ -221,11 +222,21 @@ def test_what_belongs_to_nothing(traced: Traced) -> None:
     assert traced.spans() == []
 
 
+def test_packages_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for, but not installed, it does not keep the worker from its work."""
+    monkeypatch.setenv(tracing.WANTED[0], "http://127.0.0.1:1")
+    monkeypatch.delitem(sys.modules, "worker.telemetry")
+    monkeypatch.delattr("worker.telemetry")
+    monkeypatch.setitem(sys.modules, "opentelemetry.instrumentation.celery", None)
+    assert tracing.start(process.trace_redis) is False
+    assert tracing.recording("x", []) is tracing.calling(1, [], 0.0)
+
+
 def test_nothing_where_nobody_asks(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the collector's address nothing is traced, and a job has no further field."""
     for name in tracing.WANTED:
         monkeypatch.delenv(name, raising=False)
-    assert tracing.start(process.redis_client) is None
+    assert tracing.start(process.trace_redis) is None
     with Client(redis_url) as client, redis.Redis.from_url(redis_url) as server:
         client.dispatch("e", "R")
         [(_, fields)] = server.xrange(STREAM)

@@ -7,6 +7,7 @@ What changes more than a job of its own stands in the audit: in the transaction 
 import getpass
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +26,10 @@ Requestid = Annotated[
     str | None,
     typer.Option(metavar="ID", help="The API's idempotency key; made if left out.", callback=readable),
 ]
+
+
+NAMED = 20
+"""Externalids that an entry of the audit names at most."""
 
 
 def who() -> str:
@@ -103,7 +108,7 @@ def release(
     ]
     if force:
         with resources.opened() as (_, engine):
-            _note(engine, "release by force", ", ".join(externalids))
+            _note(engine, "release by force", _some(externalids))
     done = record_jobs(jobs, rules="force" if force else "job")
     if as_json:
         emit(done)
@@ -135,7 +140,7 @@ def retry(
         go = matching > 0 and not dry_run and (yes or agreed(f"Try {matching:,} again?"))
         if go:
             about = [f"route {route}"] if route is not None else []
-            about += [", ".join(externalids)] if externalids else []
+            about += [_some(externalids)] if externalids else []
             _note(engine, "retry", f"{matching:,} {state.value}" + "".join(f", {one}" for one in about))
         retried = store.retry(engine, which) if go else 0
     if retried:
@@ -149,6 +154,12 @@ def retry(
 def agreed(question: str) -> bool:
     """Ask where somebody is there to answer."""
     return not sys.stdin.isatty() or typer.confirm(question, err=True)
+
+
+def _some(externalids: Sequence[str]) -> str:
+    """Name the first, and count the rest."""
+    more = len(externalids) - NAMED
+    return ", ".join(externalids[:NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _note(engine: "Engine", action: str, detail: str) -> None:

@@ -16,8 +16,8 @@ log = get_logger(__name__)
 LEAST, SHARE = 2.0, 20
 """Seconds between two counts at least; and so many times what one takes: a twentieth of the time goes into it."""
 
-FIRST = 1.0
-"""Seconds that whoever asks first waits for the first count."""
+FIRST, QUICK = 1.0, 0.2
+"""Seconds that whoever asks waits: for the very first count; for a new one where the last one took no longer."""
 
 
 class Census:
@@ -32,12 +32,14 @@ class Census:
     def counts(self) -> Counts | None:
         """Give the last counts, and have new ones made where they are old; None: there are none yet.
 
-        Only the first time it waits, and not for long. Where the database can't be asked, the last counts stay: they
-        tell when they were made.
+        It waits the first time, or where counting is a matter of moments, and not for long. Where the database can't
+        be asked, the last counts stay: they tell when they were made.
         """
         self._begin()
         if self._counts is None:
             self._counted.wait(FIRST)
+        elif self._counts.seconds < QUICK:
+            self._counted.wait(QUICK)
         return self._counts
 
     def _begin(self) -> None:
@@ -45,6 +47,7 @@ class Census:
             if self._running or monotonic() < self._next:
                 return
             self._running = True
+            self._counted.clear()
         Thread(target=self._count, name="census", daemon=True).start()
 
     def _count(self) -> None:

@@ -1,11 +1,12 @@
 """The whole house on one machine, for as long as this process lives.
 
-PostgreSQL and Redis (embedded, unless their URLs are set), the workers, the clock, and if wanted the simulator
-and Flower. Each is under guard: whatever ends this process ends them.
+PostgreSQL and Redis (embedded, unless their URLs are set), the workers, the clock, the page, and if wanted the
+simulator and Flower. Each is under guard: whatever ends this process ends them.
 """
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,11 +35,12 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is wanted; ``flower`` is its port, None for none."""
+    """What is wanted; ``flower`` and ``page`` are their ports, None for none."""
 
     simulator: bool = False
     workers: int = 1
     flower: int | None = None
+    page: int | None = None
 
 
 def run(plan: Plan, *, as_json: bool) -> None:
@@ -107,6 +109,7 @@ class _House:
     rows: list[tuple[str, str, str]] = field(default_factory=list)
     simulator: str | None = None
     flower: str | None = None
+    page: str | None = None
 
     def open(self, plan: Plan, current: Settings) -> None:
         """Start everything, in the order of who needs whom."""
@@ -128,6 +131,10 @@ class _House:
             self._children(
                 ("flower", self.flower, ["flower", f"--port={plan.flower}", "--address=127.0.0.1"])
             )
+        if plan.page is not None:
+            port = plan.page if _is_free(plan.page) else free_port()
+            self.page = f"http://127.0.0.1:{port}"
+            self._children(("page", self.page, ["web", f"--port={port}"]))
         self._children(("beat", "", ["beat"]))
         self.stack.callback(embedded.withdraw, self.home)
         embedded.announce(self.home, self.shared)
@@ -177,6 +184,14 @@ class _House:
         return self.home / "log" / f"{name}.log"
 
 
+def _is_free(port: int) -> bool:
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
+
+
 def _stop_all(children: Sequence[Child]) -> None:
     with ThreadPoolExecutor(max(len(children), 1)) as pool:
         list(pool.map(Child.stop, children))
@@ -206,6 +221,7 @@ def _present(house: _House, *, as_json: bool) -> None:
                 "home": str(house.home),
                 "simulator": house.simulator,
                 "flower": house.flower,
+                "page": house.page,
             }
         )
         return

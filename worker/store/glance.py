@@ -14,20 +14,27 @@ def glance(conn: Connection) -> dict[str, Any]:
     And by lane how long the oldest has been due, and the imports.
     """
     oldest = {lane: of["oldest_seconds"] for lane, of in browse.due_by_lane(conn).items()}
-    held = conn.exec_driver_sql("select route, message from routes where held_at is not null order by 1")
-    closed = conn.exec_driver_sql(
-        "select provider, message from providers where closed_until > now() order by 1"
-    )
     return {
         "oldest_due_seconds": max(
             (seconds for seconds in oldest.values() if seconds is not None), default=None
         ),
         "oldest_due": oldest,
+        **stuck(conn),
+        "invocations": _calls(conn),
+        "imports": browse.running_imports(conn),
+    }
+
+
+def stuck(conn: Connection) -> dict[str, Any]:
+    """Tell whether the valve is open, and what else is held, with the API's words."""
+    held = conn.exec_driver_sql("select route, message from routes where held_at is not null order by 1")
+    closed = conn.exec_driver_sql(
+        "select provider, message from providers where closed_until > now() order by 1"
+    )
+    return {
         "gate": asdict(gate.read(conn)),
         "held_routes": dict(map(tuple, held)),
         "held_providers": dict(map(tuple, closed)),
-        "invocations": _calls(conn),
-        "imports": browse.running_imports(conn),
     }
 
 

@@ -157,7 +157,13 @@ def filling(stand: Stand) -> Iterator[Connection]:
         yield conn
         for index in indexes:
             conn.exec_driver_sql(index)
-    each(stand, "vacuum analyze interactions, invocations", "checkpoint")
+    each(
+        stand,
+        "set statement_timeout = 0",
+        "vacuum analyze interactions, invocations",
+        "checkpoint",
+        "reset statement_timeout",
+    )
 
 
 def _drop_indexes(conn: Connection) -> list[str]:

@@ -21,12 +21,14 @@ from worker.store import imports
 VIEWER, OPERATOR, PASSWORD = "vera", "oskar", "correct horse battery"
 
 PLANTED = "<script>alert('planted')</script><img src=x onerror=alert(2)>"
-"""An externalid, a subject, a route and more: harmless wherever it stands as text."""
+"""An externalid, a route and more; the API repeats it in its error."""
+
+PLANTED_SUBJECT = "<script>alert('subject')</script>"
+"""Of its own: what a customer wrote no error repeats."""
 
 SENTENCE = "My parcel never came"
 """What a customer wrote: in what is rejected, and in what is dispatched."""
 
-HELD = "Route that nobody knows"
 REFUSED = [f"refused-{number}" for number in range(3)]
 RELEASED = "long-gone"
 
@@ -57,6 +59,15 @@ class House:
         self.until_all("failed", *externalids)
         self.stand.simulator.clear_faults()
 
+    def hold(self, route: str) -> None:
+        """Hold a route, as twenty refusals in a row would."""
+        with opened(self.stand.database_url) as engine, engine.begin() as conn:
+            conn.exec_driver_sql(
+                "insert into routes (route, refused, refused_since, held_at, message)"
+                " values (%(route)s, 20, now(), now(), 'No such route')",
+                {"route": route},
+            )
+
     def release(self, *externalids: str) -> None:
         """Enqueue releases."""
         with Client(self.stand.redis_url) as vcc:
@@ -84,7 +95,9 @@ class House:
 
     def until_rejected(self, word: bytes) -> None:
         """Wait until a job that holds this is among the rejections."""
-        until(lambda: self.ask("select from rejections where position(%(word)s::bytea in job) > 0", word=word))
+        until(
+            lambda: self.ask("select from rejections where position(%(word)s::bytea in job) > 0", word=word)
+        )
 
     def calls_for(self, externalids: Sequence[str]) -> list[float]:
         """Tell the Unix times of those calls that carried one of the externalids, as the API saw them."""
@@ -130,23 +143,19 @@ def _answers(url: str) -> bool:
 
 def _furnish(house: House) -> None:
     """Have something happen of each kind that a page shows."""
-    house.stand.simulator.faults(poison=[PLANTED, *REFUSED])
-    words = [{"type": "subject", "value": f"{SENTENCE} {PLANTED}"}]
+    words = [{"type": "subject", "value": f"{SENTENCE} {PLANTED_SUBJECT}"}]
     house.dispatch(RELEASED, *(f"with-agent-{number}" for number in range(60)), linkeddata=words)
+    house.until_all("dispatched", RELEASED)
+    house.stand.simulator.faults(poison=[PLANTED, *REFUSED])
+    house.release(RELEASED)
     house.dispatch(PLANTED, route=PLANTED, provider="Mailroom <b>", linkeddata=words)
     house.dispatch(*REFUSED)
     house.enqueue(b'{"externalid": "e", "route": "R", "text": "%s"}' % SENTENCE.encode())
-    house.enqueue(f'{{"externalid": "{PLANTED}", "route": "{PLANTED}"'.encode(), b"\xff\0\x1b[31m")
+    house.enqueue(f'{{"externalid": "{PLANTED}", "{PLANTED}": 1}}'.encode(), b"\xff\0\x1b[31m")
     house.until_all("failed", PLANTED, *REFUSED)
-    house.until_all("dispatched", RELEASED)
-    house.release(RELEASED)
     house.until_all("released", RELEASED)
     with opened(house.stand.database_url) as engine, engine.begin() as conn:
         running = imports.begin(conn, OPERATOR, "backlog.mbox", "Emails")
         imports.report(conn, running, 0.4, 400, 390, 8, 2)
-        conn.exec_driver_sql(
-            "insert into routes (route, refused, refused_since, held_at, message)"
-            " values (%(route)s, 20, now(), now(), 'No such route')",
-            {"route": HELD},
-        )
+    house.hold("Route that nobody knows")
     house.stand.simulator.clear_faults()

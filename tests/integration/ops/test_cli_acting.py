@@ -311,6 +311,7 @@ def test_what_an_operator_changes_is_in_the_audit(
     vcc("retry", "--route", "R", "e")
     vcc("release", "a")
     vcc("release", "b", "c", "--force")
+    vcc("release", *map(str, range(100, 122)), "--force")
     with engine.connect() as conn:
         found = audit.newest(conn)
     assert [(one["action"], one["detail"]) for one in reversed(found)] == [
@@ -319,6 +320,7 @@ def test_what_an_operator_changes_is_in_the_audit(
         ("resume", "route R: 0"),
         ("retry", "1 failed, route R, e"),
         ("release by force", "b, c"),
+        ("release by force", f"{', '.join(map(str, range(100, 120)))} and 2 more"),
     ]
     assert {one["who"] for one in found} == {"cli:marvin"}
 

@@ -1,16 +1,22 @@
 """Nothing that a page asks reads a large table as a whole: not in a new database, not in one that has been used."""
 
+import asyncio
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from benchmarks.measures import pages
 from benchmarks.plans import asked, whole_scans
 from sqlalchemy import Connection
 
 from tests.factories import Store, dispatch, release
+from tests.waiting import until
+from worker import settings
 from worker.domain.lifecycle import State
 from worker.domain.outcome import Refused
+from worker.ops.web import serving
+from worker.ops.web.app import make
 from worker.store import anchors, audit, browse, glance, tallies, vitals
 from worker.store.browse import Filter
 
@@ -102,3 +108,21 @@ def test_what_counts_as_whole(store: Store) -> None:
         with store.engine.connect() as conn:
             plan = conn.exec_driver_sql(f"explain (format json) {statement}").scalar_one()
         assert bool(list(whole_scans(plan[0]["Plan"]))) is whole, statement
+
+
+def test_every_page_by_index(
+    store: Store, database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No view of the page itself reads a large table as a whole, nor do the metrics."""
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    pages.fill(store, share=1_000)
+    deps = serving.deps(settings.load())
+    try:
+        until(lambda: deps.census.counts() is not None)
+        with asked(deps.engine) as told:
+            asyncio.run(pages.Timed(make(deps)).ask(pages.VIEWS, pages.ENDED // 1_000, times=1))
+    finally:
+        deps.engine.dispose()
+    assert len(told.statements) > 30
+    assert told.whole() == {}

@@ -1,7 +1,6 @@
 """Who comes to the page: with a browser's cookies, and the forms that the page gave them."""
 
 import re
-from types import SimpleNamespace
 from typing import Any
 
 from httpx import Response
@@ -14,6 +13,7 @@ from tests.factories import settings
 from worker import sentinels
 from worker.ops.census import Census
 from worker.ops.web import app, users
+from worker.ops.web.deps import Deps
 from worker.ops.web.guard import Guard
 
 PASSWORD = "correct horse battery"
@@ -37,11 +37,12 @@ class House:
         self.engine = engine
         self.redis = sentinels.client(redis_url, socket_timeout=1, socket_connect_timeout=1)
         self.app = app.make(
-            app.Deps(
+            Deps(
                 settings=settings(web_users=SecretStr(web_users), **given),
                 engine=engine,
                 redis=lambda: self.redis,
                 census=Census(engine, leak_after=3600.0),
+                ring=lambda: None,
             )
         )
 
@@ -86,7 +87,9 @@ class House:
         """Whether nobody has changed anything by hand."""
         return bool(
             self.ask("select paused_at is null from gate")
-            and self.ask("select count(*) = 0 from audit where action not in ('login', 'logout', 'login failed')")
+            and self.ask(
+                "select count(*) = 0 from audit where action not in ('login', 'logout', 'login failed')"
+            )
         )
 
 
@@ -115,9 +118,3 @@ class Visitor(TestClient):
         """Send a form with the token of the page where it was found."""
         answer: Response = self.post(path, data={"csrf": self.token(found_on), **(fields or {})}, **given)
         return answer
-
-
-def of(**given: Any) -> SimpleNamespace:
-    """Give what the guard wants to know of a house that has no database."""
-    wanted = settings(**{"web_users": SecretStr(USERS), **given})
-    return SimpleNamespace(settings=wanted, engine=None)

@@ -109,5 +109,5 @@ def test_the_same_name_twice() -> None:
 )
 def test_what_can_be_no_user(name: str, password: str) -> None:
     """A name that would break the list, and a password that is guessed soon, are refused."""
-    with pytest.raises(ValueError, match="at least|at most"):
+    with pytest.raises(ValueError, match=r"at least|at most"):
         entry(name, "viewer", password)

@@ -1,5 +1,6 @@
 """How pages are written: templates that escape everything, and the few ways in which values are shown."""
 
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 HERE = Path(__file__).parent
+_LINES = re.compile(r"([\n\t])")
 NOTHING = "\N{EN DASH}"
 
 STATES = {
@@ -32,9 +34,13 @@ def plain(value: Any) -> Any:
     """Make what a template prints safe to look at: control characters are shown as such, None as nothing."""
     if value is None:
         return ""
-    if isinstance(value, Markup) or not isinstance(value, str):
+    if not isinstance(value, str) or value.isprintable() or isinstance(value, Markup):
         return value
-    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in value)
+    return "".join(part if part.isprintable() else _shown(part) for part in _LINES.split(value))
+
+
+def _shown(part: str) -> str:
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in part)
 
 
 def number(value: float | None) -> str:

@@ -13,8 +13,8 @@ from worker.ops.web import charts
 from worker.ops.web.deps import Deps, deps
 from worker.ops.web.render import page
 from worker.settings import SettingsError
-from worker.store import browse, gate, tallies
-from worker.store.glance import glance
+from worker.store import browse, tallies
+from worker.store.glance import stuck
 from worker.store.tallies import BUCKETS, Bin, percentile
 
 HOUR, MINUTE, DAY, STEP = 3600.0, 60.0, 86_400.0, 600.0
@@ -25,11 +25,10 @@ def overview(request: Request) -> Response:
     with_ = deps(request)
     counts = with_.census.counts()
     with with_.engine.connect() as conn:
-        held = glance(conn)
         hour, day = tallies.series(conn, HOUR, MINUTE), tallies.series(conn, DAY, STEP)
         shown = {
-            "valve": gate.read(conn),
-            **{name: held[name] for name in ("held_routes", "held_providers", "imports")},
+            **stuck(conn),
+            "imports": browse.running_imports(conn),
             "due": browse.due_by_lane(conn),
             "doors": doors(conn, _redis(with_)),
             "failures": browse.failures(conn),
