@@ -143,6 +143,7 @@ def let_happen(simulator: str, env: dict[str, str], seconds: float) -> None:
         morning.fault(poison=[])
         vcc("retry", STORY, env=env)
         raw.xadd(STREAM, {FIELD: MISTAKE})
+        morning.email("0d15ea5e@mail.example.com", UNKNOWN)
         morning.last(seconds / 3)
         client.release(STORY)
         morning.last(seconds / 3)

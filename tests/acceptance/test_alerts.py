@@ -212,7 +212,7 @@ def _stop_workers(house: Watched, workers: "list[subprocess.Popen[bytes]]") -> N
         connection.hset(KEY, "upkeep w0@test", connection.time()[0] - 400)
         house.until_fired("VccWorkerSilent")
         os.killpg(workers[1].pid, signal.SIGSTOP)
-        connection.lpush("intake", *["a message"] * 1001)
+        connection.lpush("intake", *["a message"] * 1100)
         house.send("in the stream")
     house.store.record(dispatch("live"), dispatch("backlog", lane="backlog"))
     old = (
