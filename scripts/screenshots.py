@@ -17,6 +17,7 @@ import httpx
 import redis
 from demo import VCC, everything, vcc
 from playwright.sync_api import Browser, Page, sync_playwright
+from small_png import shrink
 
 from worker.client import FIELD, STREAM, Client
 from worker.intake.sources.generate import write_backlog
@@ -129,7 +130,7 @@ def main() -> int:
 def _environment(folder: Path) -> dict[str, str]:
     ours = ("DATABASE_URL", "REDIS_URL")
     kept = {k: v for k, v in os.environ.items() if not k.startswith("VCC_") and k not in ours}
-    return {**kept, **SLOW, "VCC_HOME": str(folder / "home")}
+    return {**kept, **SLOW, "LOGNAME": "oskar", "VCC_HOME": str(folder / "home")}
 
 
 def let_happen(simulator: str, env: dict[str, str], seconds: float) -> None:
@@ -164,8 +165,7 @@ def take(browser: Browser, url: str) -> None:
     page.goto("/interactions?state=failed")
     page.get_by_role("checkbox").first.check()
     _save(page, "interactions")
-    page.get_by_role("searchbox").fill(STORY)
-    page.get_by_role("searchbox").press("Enter")
+    page.goto(f"/find?externalid={STORY}")
     _save(page, "interaction")
     page.goto("/rejections")
     page.get_by_role("main").get_by_role("link").last.click()
@@ -174,7 +174,9 @@ def take(browser: Browser, url: str) -> None:
 
 def _save(page: Page, name: str, *, whole: bool = True) -> None:
     path = FOLDER / f"{name}.png"
-    page.screenshot(path=path, full_page=whole, scale="css")
+    picture = page.screenshot(full_page=whole, scale="css")
+    page.goto("about:blank")
+    path.write_bytes(shrink(page, picture))
     print(f"{path.name}: {path.stat().st_size:,} bytes")
 
 

@@ -35,10 +35,10 @@ pytestmark = pytest.mark.skipif(shutil.which("prometheus") is None, reason="need
 
 
 def hastened(rules: str) -> str:
-    """Let pass in seconds what takes minutes: ages are a sixtieth but ``SHORTEST``, the rest is as short as can be."""
+    """Let pass in seconds what takes minutes: ages are a 150th but ``SHORTEST``, the rest is as short as can be."""
 
     def sooner(found: re.Match[str]) -> str:
-        return f"{found[1]} {max(int(found[2]) // 60, SHORTEST)}"
+        return f"{found[1]} {max(int(found[2]) // 150, SHORTEST)}"
 
     lines = (
         re.sub(r"([<>]) (\d+)", sooner, line) if "_seconds" in line else line for line in rules.splitlines()

@@ -94,10 +94,12 @@ def test_without_users_a_form_needs_its_token_too(open_house: House) -> None:
 
 
 def test_without_users_no_other_name_leads_here(open_house: House) -> None:
-    """A name on the web that is made to lead to this machine is answered by no page."""
+    """A name on the web that is made to lead to this machine is answered by no page, nor is a proxy."""
     for name in ("rebound.example", "127.0.0.1.rebound.example", "localhost.evil.example", "0x7f.1.example"):
         for path in ("/", "/login", "/metrics", "/static/style.css"):
             assert open_house.visitor(f"http://{name}:8899").get(path).status_code == 403, name
+    for header in ("X-Forwarded-For", "X-Forwarded-Proto", "Forwarded", "Via"):
+        assert open_house.visitor().get("/audit", headers={header: "x"}).status_code == 403, header
     for name in ("localhost", "localhost:8899", "127.0.0.1:8899", "127.0.0.2", "[::1]:8899"):
         assert open_house.visitor(f"http://{name}").get("/audit").status_code == 200, name
 

@@ -55,7 +55,8 @@ LIFE = 12 * 3600.0
 PATIENCE = 30.0
 """Seconds that a form may take to arrive."""
 
-MACHINES = ("/healthz", "/readyz", "/metrics")
+PROBES = ("/healthz", "/readyz")
+MACHINES = (*PROBES, "/metrics")
 OPEN = ("/login", *MACHINES)
 """Paths that need no login, beside static files."""
 
@@ -156,16 +157,19 @@ class Guard:
 
     def _look_at_place(self, request: Request) -> None:
         """Refuse what came by a way that it should not."""
+        if request.scope["path"] in PROBES:  # asked without a name by load balancers of old
+            return
         host = request.headers.get("host", "")
         if not _HOST.fullmatch(host):
             raise RefusedError(400, "The header Host can't be read.")
         # a page on the web can have a name of its own lead to this machine, and would then be at home here
-        if not self.users and not is_loopback(host):
+        far = not is_loopback(host) or any(name in FORWARDED for name, _ in request.scope["headers"])
+        if not self.users and far:
             raise RefusedError(
                 403,
-                "Without VCC_WEB_USERS this answers to localhost and 127.0.0.1 only, and to no other name.",
+                "Without VCC_WEB_USERS this answers this machine only, "
+                "by no other name than localhost or 127.0.0.1, and through no proxy.",
             )
-        far = not is_loopback(host) or any(name in FORWARDED for name, _ in request.scope["headers"])
         if request.scope["path"] == "/metrics" and self._token is None and far:
             raise RefusedError(403, "For other machines than this one, set VCC_METRICS_TOKEN.")
 
