@@ -6,26 +6,32 @@ import zlib
 
 from playwright.sync_api import Page
 
-# Of each colour so much is rounded off that 256 are enough; a divisor of 255 leaves white white.
+# The commonest colours stay as they are; each other becomes the nearest of them.
 _COUNT = """async (source) => {
     const image = await createImageBitmap(await (await fetch(source)).blob());
     const {width, height} = image;
     const pen = new OffscreenCanvas(width, height).getContext("2d");
     pen.drawImage(image, 0, 0);
     const {data} = pen.getImageData(0, 0, width, height);
-    for (const step of [1, 3, 5, 15, 17, 51]) {
-        const known = new Map(), pixels = new Uint8Array(width * height);
-        for (let place = 0; place < pixels.length && known.size <= 256; place++) {
-            const [r, g, b] = [0, 1, 2].map((i) => Math.round(data[4 * place + i] / step) * step);
-            const colour = r << 16 | g << 8 | b;
-            if (!known.has(colour)) known.set(colour, known.size);
-            pixels[place] = known.get(colour);
-        }
-        if (known.size > 256) continue;
-        let text = "";
-        for (const pixel of pixels) text += String.fromCharCode(pixel);
-        return {width, height, colours: [...known.keys()], pixels: btoa(text)};
+    const colours = new Uint32Array(width * height), often = new Map();
+    for (let place = 0; place < colours.length; place++) {
+        const colour = data[4 * place] << 16 | data[4 * place + 1] << 8 | data[4 * place + 2];
+        colours[place] = colour;
+        often.set(colour, (often.get(colour) ?? 0) + 1);
     }
+    const palette = [...often.keys()].sort((one, other) => often.get(other) - often.get(one)).slice(0, 256);
+    const known = new Map(palette.map((colour, index) => [colour, index]));
+    const apart = (one, other) => [16, 8, 0].reduce(
+        (sum, shift) => sum + ((one >> shift & 255) - (other >> shift & 255)) ** 2, 0);
+    let text = "";
+    for (const colour of colours) {
+        if (!known.has(colour)) {
+            const distances = palette.map((one) => apart(one, colour));
+            known.set(colour, distances.indexOf(Math.min(...distances)));
+        }
+        text += String.fromCharCode(known.get(colour));
+    }
+    return {width, height, colours: palette, pixels: btoa(text)};
 }"""
 
 

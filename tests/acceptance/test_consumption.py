@@ -1,5 +1,6 @@
 """Who works shows by what is worked off, not by who answers."""
 
+import json
 import os
 import signal
 import time
@@ -53,10 +54,13 @@ def test_a_killed_worker_leaves_its_fields(stand: Stand) -> None:
     """So it is missed; and what anybody writes into a message is no queue."""
     worker = stand.worker("--pool", "threads")
     until(later(stand, f"inbox {NAME}", 0), seconds=30)
-    stand.producer().send_task(
-        "vcc.release", kwargs={"externalid": "e"}, queue="intake", routing_key="Jane Doe"
-    )
-    until(lambda: stand.stats()["states"]["awaiting_dispatch"] == 1, seconds=30)
+    stand.producer().send_task("vcc.release", kwargs={"externalid": "e"}, queue="elsewhere")
+    with redis.Redis.from_url(stand.redis_url) as connection:
+        message = json.loads(connection.rpop("elsewhere"))
+        message["properties"]["delivery_info"]["routing_key"] = "Jane Doe"
+        connection.lpush("intake", json.dumps(message))
+    stand.until(lambda stats: stats["states"]["awaiting_dispatch"] == 1)
+    until(later(stand, f"stream {NAME}", fields(stand).get(f"stream {NAME}", 0.0)), seconds=30)
     os.killpg(worker.pid, signal.SIGKILL)
     worker.wait()
     assert {field.split()[0] for field in fields(stand)} <= {"stream", "inbox", *QUEUES}

@@ -28,7 +28,7 @@ class Probe(Generic[T]):
                 self._asked = Future()
                 Thread(target=self._run, args=[self._asked], name="probe", daemon=True).start()
             asked = self._asked
-        return asked.result(20)
+        return asked.result(seconds)
 
     def _run(self, asked: "Future[T]") -> None:
         try:

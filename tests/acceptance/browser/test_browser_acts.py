@@ -159,11 +159,21 @@ def test_a_viewer_changes_nothing(house: House, visit: Visit) -> None:
 
 
 def test_the_page_refreshes_itself(house: House, visit: Visit) -> None:
-    """What has changed is there without a reload; but nobody is disturbed who writes a reason."""
+    """What has changed is there without a reload; who is filling something in is not disturbed."""
     page = visit("/interactions?externalid=comes-later")
-    page.evaluate("window.loaded = 'once'")
+    page.clock.install()
+    page.reload()
     assert "No such interaction" in main(page)
     house.dispatch("comes-later")
     house.until_all("dispatched", "comes-later")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.get_by_label("Route").fill("somewhere")
+    page.clock.run_for(20_000)
+    assert asked == []
+    page.get_by_label("Route").fill("")
+    page.get_by_label("Route").blur()
+    page.evaluate("window.loaded = 'once'")
+    page.clock.run_for(6_000)
     page.get_by_role("row", name="comes-later").wait_for()
     assert page.evaluate("window.loaded") == "once"

@@ -1,6 +1,8 @@
 """``vcc web``: the page, served by one process until it is told to stop."""
 
+import signal
 import socket
+import sys
 import time
 from contextlib import suppress
 from functools import cache
@@ -98,6 +100,8 @@ def _serve(app: ASGIApp, listener: socket.socket) -> None:
         timeout_graceful_shutdown=GRACE,
         timeout_keep_alive=20,
     )
+    # uvicorn ends in good order, and then has the signal do what it would have done without it
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with suppress(KeyboardInterrupt):
         uvicorn.Server(config).run([listener])
 
