@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from threading import current_thread
 from typing import Any
 
 from sqlalchemy import Engine, event
@@ -47,6 +48,8 @@ def asked(engine: Engine) -> Iterator[Asked]:
     told = Asked()
 
     def listen(_conn: Any, cursor: Any, statement: str, params: Any, *_rest: Any) -> None:
+        if current_thread().name == "census":  # the one that reads all there is, and nobody waits for
+            return
         if statement not in told.statements and statement.lstrip(" \n(").lower().startswith(_PLANNED):
             with cursor.connection.cursor() as other:
                 found = other.execute(f"explain (format json) {statement}", params or None).fetchone()

@@ -30,6 +30,8 @@ OPS = ROOT / "docs" / "ops"
 ALERTS = set(re.findall(r"- alert: (\w+)", (OPS / "alerts.yml").read_text()))
 SHORTEST = 12
 """Seconds: a worker tells what it has consumed every five, and a door is looked at at once."""
+ONE = 'vcc_consumed_timestamp_seconds{queue="upkeep"} > 300'
+"""What tells one worker's silence: that is made in Redis, since of two the one may well miss a few ticks in a row."""
 
 pytestmark = pytest.mark.skipif(shutil.which("prometheus") is None, reason="needs Debian's prometheus")
 
@@ -41,7 +43,8 @@ def hastened(rules: str) -> str:
         return f"{found[1]} {max(int(found[2]) // 150, SHORTEST)}"
 
     lines = (
-        re.sub(r"([<>]) (\d+)", sooner, line) if "_seconds" in line else line for line in rules.splitlines()
+        re.sub(r"([<>]) (\d+)", sooner, line) if "_seconds" in line and not line.endswith(ONE) else line
+        for line in rules.splitlines()
     )
     return re.sub(r"offset \w+", "offset 5s", re.sub(r"for: \w+", "for: 500ms", "\n".join(lines)))
 

@@ -16,4 +16,7 @@ def test_client_is_light() -> None:
     assert "worker.client" in imported
     assert not {name.partition(".")[0] for name in imported} & HEAVY
     ours = {name for name in imported if name.startswith("worker.")}
-    assert {name for name in ours if not name.startswith("worker.domain")} == {"worker.client", "worker.traceparent"}
+    assert {name for name in ours if not name.startswith("worker.domain")} == {
+        "worker.client",
+        "worker.traceparent",
+    }

@@ -82,7 +82,7 @@ _add(
 _add(
     "forget",
     "forgetting.forget",
-    "Erase a customer's words, and keep the skeleton.",
+    "Erase a customer's words.",
     "vcc forget 40a4b50f --dry-run",
 )
 _add("stats", "looking.stats", "Show the whole at a glance.", "vcc stats --watch", "vcc stats --json")

@@ -83,7 +83,6 @@ def visit(browser: "Browser", house: House, logged_in: Callable[[str], "StorageS
         known = {"storage_state": logged_in(user)} if user else {}
         context = browser.new_context(base_url=house.url, **known, **options)
         contexts.append(context)
-        context.set_default_timeout(10_000)
         context.on("dialog", lambda dialog: (alarms.append(dialog.message), dialog.dismiss()))
         context.on("weberror", lambda error: alarms.append(str(error.error)))
         context.on("console", lambda said: alarms.append(said.text) if _is_alarming(said) else None)

@@ -93,11 +93,9 @@ class House:
         """Wait until all lifecycles of the externalids are in a state."""
         until(lambda: self.states(*externalids) == [state] * len(externalids), seconds=30)
 
-    def until_rejected(self, word: bytes) -> None:
-        """Wait until a job that holds this is among the rejections."""
-        until(
-            lambda: self.ask("select from rejections where position(%(word)s::bytea in job) > 0", word=word)
-        )
+    def rejected(self, word: bytes) -> Sequence[Any]:
+        """Give the rejections of jobs that hold this."""
+        return self.ask("select id from rejections where position(%(word)s::bytea in job) > 0", word=word)
 
     def calls_for(self, externalids: Sequence[str]) -> list[float]:
         """Tell the Unix times of those calls that carried one of the externalids, as the API saw them."""

@@ -7,6 +7,7 @@ import pytest
 
 from tests.acceptance.browser.conftest import Visit
 from tests.acceptance.browser.house import OPERATOR, RELEASED, SENTENCE, VIEWER, House
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -94,6 +95,7 @@ def test_retry_of_all_that_match(house: House, visit: Visit, scripts: bool) -> N
     assert sorted(page.locator("td.id a").all_inner_texts()) == names
     press(page, "Retry all that match")
     assert "Try 7 interactions again?" in main(page)
+    assert f"route {route}, with a certain error" in main(page)
     assert set(house.states(*names)) == {"failed"}
     press(page, "Retry 7")
     house.until_all("dispatched", *names)
@@ -128,7 +130,7 @@ def test_a_held_route_is_let_go(house: House, visit: Visit) -> None:
 def test_a_rejected_job_is_mended(house: House, visit: Visit) -> None:
     """A job that was rejected is mended and sent again: it is dispatched, and is among the rejections no longer."""
     house.enqueue(b'{"externalid": "mended", "rout": "Emails"}')
-    house.until_rejected(b"mended")
+    until(lambda: house.rejected(b"mended"))
     page = visit("/rejections")
     page.get_by_role("main").get_by_role("link").first.click()
     press(page, "Send again")
@@ -137,6 +139,7 @@ def test_a_rejected_job_is_mended(house: House, visit: Visit) -> None:
     job.fill(job.input_value().replace("rout", "route"))
     press(page, "Send again")
     house.until_all("dispatched", "mended")
+    assert not house.rejected(b"mended")
 
 
 def test_a_viewer_changes_nothing(house: House, visit: Visit) -> None:
@@ -149,6 +152,7 @@ def test_a_viewer_changes_nothing(house: House, visit: Visit) -> None:
         page.goto(path)
         assert page.locator("main form[method=post]").count() == 0, path
         assert SENTENCE not in page.content()
+        assert "What the API said" not in page.content()
     token = page.locator("input[name=csrf]").first.input_value()  # what logs out
     for path in ("/pause", "/resume", "/retry", f"/rejections/{rejected.id}"):
         form = {"csrf": token, "reason": "forged", "id": str(released.id), "confirm": "yes", "job": "{}"}

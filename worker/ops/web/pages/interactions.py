@@ -204,7 +204,7 @@ def _confirm(
         request,
         "retry.html",
         matching=matching,
-        told=_told(form, wanted).capitalize(),
+        told=_told(form, wanted),
         fields=fields,
         back=_back(form),
     )
