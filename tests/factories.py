@@ -79,7 +79,15 @@ def opened(url: str) -> Iterator[Engine]:
     try:
         yield engine
     finally:
+        rest()
         engine.dispose()
+
+
+def rest() -> None:
+    """Wait for threads that still ask the database for somebody who has gone: a page's."""
+    for thread in threading.enumerate():
+        if thread.name in ("census", "probe"):
+            thread.join(10)
 
 
 def together(*jobs: Callable[[], T]) -> list[T]:

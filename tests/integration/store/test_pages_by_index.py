@@ -10,7 +10,7 @@ from benchmarks.measures import pages
 from benchmarks.plans import asked, whole_scans
 from sqlalchemy import Connection
 
-from tests.factories import Store, dispatch, release
+from tests.factories import Store, dispatch, release, rest
 from tests.waiting import until
 from worker import settings
 from worker.domain.lifecycle import State
@@ -123,6 +123,7 @@ def test_every_page_by_index(
         with asked(deps.engine) as told:
             asyncio.run(pages.Timed(make(deps)).ask(pages.VIEWS, pages.ENDED // 1_000, times=1))
     finally:
+        rest()
         deps.engine.dispose()
     assert len(told.statements) > 30
     assert told.whole() == {}

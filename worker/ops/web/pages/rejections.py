@@ -1,7 +1,7 @@
 """Rejections: jobs that could not be recorded, as they came, with the reason; and sending one again, mended."""
 
-import re
 from typing import Any
+from uuid import NAMESPACE_OID, uuid5
 
 import msgspec
 from sqlalchemy import Connection
@@ -10,7 +10,6 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from worker.domain.meeting import Verdict
-from worker.domain.requestid import new_requestid
 from worker.intake.record import Incoming, take_in
 from worker.ops.web import guard
 from worker.ops.web.deps import deps
@@ -63,9 +62,12 @@ def _row(conn: Connection, request: Request) -> dict[str, Any]:
     return row
 
 
-def _shown(
-    request: Request, row: dict[str, Any], *, text: str | None = None, requestid: str = "", wrong: str = ""
-) -> Response:
+def _requestid(row: dict[str, Any]) -> str:
+    """What a mended job goes by where it names nothing itself: the rejection's, however often it is sent."""
+    return str(uuid5(NAMESPACE_OID, f"vcc rejection {row['id']} {row['at'].isoformat()}"))
+
+
+def _shown(request: Request, row: dict[str, Any], *, text: str | None = None, wrong: str = "") -> Response:
     came = _text(row["job"]) if "job" in row else None
     return page(
         request,
@@ -74,7 +76,7 @@ def _shown(
         row=row,
         came=came,
         job=came if text is None else text,
-        requestid=requestid or new_requestid(),
+        requestid=_requestid(row),
         wrong=wrong,
     )
 
@@ -90,20 +92,18 @@ def _text(job: bytes) -> str:
 def send(request: Request) -> Response:
     """Take the mended job in.
 
-    Killed between the record and the end of the rejection, it stays among the rejections; the same form sent again
-    has the same requestid, and changes nothing.
+    Killed between the record and the end of the rejection, it stays among the rejections; sent again, by whomever, it
+    has the same requestid, and changes nothing but that it is ended.
     """
     with_ = deps(request)
     form = {name: values[0] for name, values in request.state.form.items()}
-    text, requestid = form.get("job", "").replace("\r\n", "\n"), form.get("requestid", "")
-    if not re.fullmatch(r"[0-9a-f-]{36}", requestid):
-        requestid = new_requestid()
+    text = form.get("job", "").replace("\r\n", "\n")
     with with_.engine.connect() as conn:
         row = _row(conn, request)
-    incoming = Incoming(text.encode(), requestid, f"rejection {row['id']}")
+    incoming = Incoming(text.encode(), _requestid(row), f"rejection {row['id']}")
     wrong = _try(request, incoming, row["id"])
     if wrong:
-        return _shown(request, row, text=text, requestid=requestid, wrong=wrong)
+        return _shown(request, row, text=text, wrong=wrong)
     with_.ring()
     response = RedirectResponse("/rejections", 303)
     guard.flash(response, f"Rejection {row['id']} is mended and taken in.")
