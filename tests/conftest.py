@@ -32,6 +32,17 @@ MEMORY, PLENTY = Path("/dev/shm"), 4 * 2**30  # noqa: S108 - what is made there 
 """A file system in memory, which most Linux machines have, and the bytes that must be free there."""
 
 
+ELSEWHERE = ("tests/acceptance/", "fuzz", "test_hostile", "test_store_machine")
+"""Tests whose lines others go through as well, and which take twice as long while lines are counted."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Count no lines where that only takes time."""
+    for item in items:
+        if any(part in item.nodeid for part in ELSEWHERE):
+            item.add_marker("no_cover")
+
+
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Keep the developer's own settings and servers out of every test."""

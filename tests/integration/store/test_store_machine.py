@@ -385,7 +385,7 @@ def test_laws_hold_after_every_step(stage: Store) -> None:
     run_state_machine_as_test(
         lambda: Lifecycles(stage),
         settings=hypothesis_settings(
-            max_examples=STORIES or 40,
+            max_examples=STORIES or 25,
             stateful_step_count=40,
             derandomize=not STORIES,
             database=None,

@@ -204,7 +204,7 @@ def test_hostile_mailboxes(name: str) -> None:
     """A mailbox made to be slow is read in time that grows with its size and no faster."""
     started = time.process_time()
     read(HOSTILE[name], "mbox")
-    assert time.process_time() - started < 4
+    assert time.process_time() - started < 10
 
 
 def test_long_names_of_charsets() -> None:
@@ -240,7 +240,7 @@ def test_hostile_tables_and_lines(kind: str, content: bytes) -> None:
     """A table, or a file of jobs, made to be slow is read in time that grows with its size and no faster."""
     started = time.process_time()
     read(content, kind)
-    assert time.process_time() - started < 4
+    assert time.process_time() - started < 10
 
 
 def test_quotes_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
