@@ -181,15 +181,15 @@ def test_levels_near_the_end_of_the_stack(levels: int) -> None:
         b'{"externalid":"%s"}' % (b"x" * 5_000_000),
         b'{"%s":1}' % (b"x" * 5_000_000),
         b'{"externalid":%s}' % (b"1" * 5_000_000),
-        b'{"linkeddata":[%s7]}' % (b'{"type":"a","value":"b"},' * 200_000),
+        b'{"linkeddata":[%s7]}' % (b'{"type":"a","value":"b"},' * 40_000),
         b'{"externalid":"e","route":"R","extra":{"x":"%s"}}' % (b"y" * 5_000_000),
         b'{"externalid":"e","route":"R","extra":{"%s":"\\u0000"}}' % (b"y" * 5_000_000),
         b'{"externalid":"e","route":"R","lane":"%s"}' % (b"y" * 5_000_000),
     ],
     ids=range(11),
 )
-def test_five_megabytes(raw: bytes) -> None:
-    """5 MB of anything are refused in few words."""
+def test_megabytes(raw: bytes) -> None:
+    """Megabytes of anything are refused in few words."""
     assert refused(raw)
 
 

@@ -171,7 +171,7 @@ def test_any_answer(server: Says, api: Api, answer: bytes) -> None:
     sound(api.invoke(b"{}"))
 
 
-@examples(max_examples=60, deadline=None)
+@examples(max_examples=30, deadline=None)
 @given(answer=answers)
 def test_any_token_answer(server: Says, answer: bytes) -> None:
     """Whatever the token endpoint answers, there is an outcome, and none of its words in it."""

@@ -2,6 +2,7 @@
 
 import msgspec
 from hypothesis import given
+from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from worker.vonage import payload
@@ -75,6 +76,7 @@ def test_sizes_add_up(provider: str, requests: list[dict[str, object]]) -> None:
     assert total == len(payload.encode(provider, requests))
 
 
+@examples(max_examples=40)
 @given(requests=REQUESTS)
 def test_round_trip(requests: list[dict[str, object]]) -> None:
     """What is encoded reads back as the same requests."""
