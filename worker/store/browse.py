@@ -29,7 +29,7 @@ LINKS = 50
 TOLD = 1_000
 """Of one interaction: other lifecycles that are named; calls, and remarks, that are told."""
 
-GIVEN_UP, GROUPS = 10_000, 100
+GIVEN_UP, GROUPS = 5_000, 100
 """Given-up rows that are grouped by their error, and groups that are shown."""
 
 SILENT, RECENT, ABANDONED = 30.0, 600.0, 86_400.0
