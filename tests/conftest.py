@@ -17,6 +17,8 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 import redis
+from hypothesis import HealthCheck
+from hypothesis import settings as examples
 from psycopg import sql
 from sqlalchemy.engine import make_url
 
@@ -34,6 +36,12 @@ MEMORY, PLENTY = Path("/dev/shm"), 4 * 2**30  # noqa: S108 - what is made there 
 
 ELSEWHERE = ("tests/acceptance/", "fuzz", "test_hostile", "test_store_machine")
 """Tests whose lines others go through as well, and which take twice as long while lines are counted."""
+
+
+# A busy machine is no fault, and a fixture that all examples share is one on purpose.
+IMPATIENT = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture]
+examples.register_profile("patient", deadline=None, suppress_health_check=IMPATIENT)
+examples.load_profile("patient")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -81,12 +89,16 @@ def redis_server() -> Iterator[embedded.Server]:
 
 
 class Databases:
-    """Clean databases on one server: copies of one that was migrated once (25 ms each)."""
+    """Clean databases on one server: copies of one that was migrated once (25 ms each).
+
+    One connection serves all tests: a new one would take half as long as the copy.
+    """
 
     def __init__(self, server_url: str) -> None:
         from worker.store import migrate  # noqa: PLC0415 - so that tests of other rooms run without the store
 
         self._server_url = server_url
+        self._connection: psycopg.Connection | None = None
         self._template = f"vcc_template_{os.getpid()}"
         self._create(self._template, "template1")
         migrate.upgrade(self._url(self._template))
@@ -102,6 +114,13 @@ class Databases:
         """Leave nothing behind."""
         self._drop(f"vcc_test_{os.getpid()}")
         self._drop(self._template)
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection:
+            self._connection.close()
+            self._connection = None
 
     def _url(self, database: str) -> str:
         return make_url(self._server_url).set(database=database).render_as_string(hide_password=False)
@@ -115,14 +134,24 @@ class Databases:
         self._execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
     def _execute(self, statement: sql.Composed) -> None:
-        with psycopg.connect(self._server_url, autocommit=True) as connection:
-            connection.execute(statement)
+        try:
+            self._connected().execute(statement)
+        except psycopg.OperationalError:  # a test has killed the server meanwhile
+            self.close()
+            self._connected().execute(statement)
+
+    def _connected(self) -> psycopg.Connection:
+        if self._connection is None:
+            self._connection = psycopg.connect(self._server_url, autocommit=True)
+        return self._connection
 
 
 @pytest.fixture(scope="session")
-def embedded_databases(postgres_server: embedded.Server) -> Databases:
+def embedded_databases(postgres_server: embedded.Server) -> Iterator[Databases]:
     """Give the databases on the tests' own PostgreSQL; they go with it."""
-    return Databases(postgres_server.url)
+    databases = Databases(postgres_server.url)
+    yield databases
+    databases.close()
 
 
 @pytest.fixture(scope="session")

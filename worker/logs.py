@@ -34,6 +34,7 @@ EVENTS = {
     "login": "Somebody tried to log in to the page: `outcome` is `right`, `wrong`, or `has to wait`.",
     "message rejected": "A message that is no call of a task went whole into `rejections`.",
     "message returned": "A message goes back to its queue, since nothing can be recorded.",
+    "page failed": "The database did not give what a page asked for; `error` is its kind and SQLSTATE.",
     "pruned": "Rows older than `VCC_KEEP_FOR` were deleted.",
     "reader failed": "The reader of a door fell, and tries again.",
     "request": "The page, or a metric, was asked for.",

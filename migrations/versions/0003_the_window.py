@@ -50,6 +50,8 @@ create table audit (
     detail text not null default ''
 );
 
+create index audit_pauses on audit (at) where action = 'pause';
+
 -- who is logged in to the page: of a session only the digest of its token
 create table sessions (
     token bytea primary key,

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +13,15 @@ from typing import Any
 from celery import Celery
 from sqlalchemy import Engine
 
+from tests.acceptance import forked
 from tests.factories import opened
 from tests.waiting import until
 from worker.store import queries
 from worker.store.database import connect
 
 ROOT = Path(__file__).resolve().parents[2]
+
+Started = subprocess.Popen[bytes] | forked.Process
 
 
 def surroundings() -> dict[str, str]:
@@ -27,6 +30,14 @@ def surroundings() -> dict[str, str]:
     That would make each start half as long again, and cheaper tests go through the same lines.
     """
     return {k: v for k, v in os.environ.items() if not k.startswith(("VCC_", "COV"))}
+
+
+def _process(arguments: Sequence[str], cwd: Path, env: Mapping[str, str], output: Path) -> Started:
+    with output.open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            cwd=cwd, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
 
 
 @dataclass
@@ -38,7 +49,7 @@ class Stand:
     simulator: Any
     folder: Path
     settings: dict[str, str] = field(default_factory=dict)
-    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    processes: list[Started] = field(default_factory=list)
 
     @property
     def env(self) -> dict[str, str]:
@@ -51,38 +62,36 @@ class Stand:
             "VCC_AUTH_URL": self.simulator.url,
             "VCC_CLIENT_ID": "simulator",
             "VCC_CLIENT_SECRET": "simulator",
-            "VCC_TIMEOUT": "2s",
+            "VCC_TIMEOUT": "20s",  # a test that needs leases to end soon says so
             "VCC_HOME": str(self.folder / "home"),
             **self.settings,
         }
 
-    def start(self, *command: str, ahead: int = 0) -> subprocess.Popen[bytes]:
+    def start(self, *command: str, ahead: int = 0, copied: bool = True) -> Started:
         """Start a command in a process group of its own, its output in a log beside.
 
         Args:
             command: of Celery.
             ahead: seconds by which its clock is wrong.
+            copied: begin as a copy of a process that has imported the libraries, which is faster.
         """
-        log = (self.folder / f"{command[0]}-{len(self.processes)}.log").open("wb")
+        log = self.folder / f"{command[0]}-{len(self.processes)}.log"
         skewed = ["tests.chaos.skewed", str(ahead)] if ahead else []
-        process = subprocess.Popen(
-            [sys.executable, "-m", *skewed, "celery", "-A", "worker.app", *command],
-            cwd=ROOT, env=self.env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
-        log.close()
+        arguments = [*skewed, "celery", "-A", "worker.app", *command]
+        process = (forked.Process if copied else _process)(arguments, ROOT, self.env, log)
         self.processes.append(process)
         return process
 
-    def worker(self, *options: str, ahead: int = 0) -> subprocess.Popen[bytes]:
+    def worker(self, *options: str, ahead: int = 0) -> Started:
         """Start a worker."""
         name = f"w{len(self.processes)}@test"
         return self.start("worker", "--loglevel", "INFO", "-n", name, *options, ahead=ahead)
 
-    def beat(self) -> subprocess.Popen[bytes]:
+    def beat(self) -> Started:
         """Start a beat."""
         return self.start("beat")
 
-    def kill(self, *processes: subprocess.Popen[bytes]) -> None:
+    def kill(self, *processes: Started) -> None:
         """Kill processes with all their children, at once and without warning."""
         for process in processes or self.processes:
             with suppress(ProcessLookupError):
@@ -105,7 +114,7 @@ class Stand:
         with opened(self.database_url) as engine, engine.connect() as conn:
             return queries.stats(conn)
 
-    def until(self, condition: Callable[[dict[str, Any]], bool], seconds: float = 60) -> Any:
+    def until(self, condition: Callable[[dict[str, Any]], bool], seconds: float = 180) -> Any:
         """Wait for the statistics to fulfil the condition, and return them."""
         return until(lambda: (found := self.stats()) and condition(found) and found, seconds=seconds)
 

@@ -243,9 +243,18 @@ def test_nobody_is_told(
         for pool, shape in (("threads", "json"), ("prefork", "text")):
             stand.settings["VCC_LOG_FORMAT"] = shape
             stand.start(
-                "worker", "-n", f"{pool}@x", "--pool", pool, "--concurrency", "3", "--loglevel", "DEBUG"
+                "worker",
+                "-n",
+                f"{pool}@x",
+                "--pool",
+                pool,
+                "--concurrency",
+                "3",
+                "--loglevel",
+                "DEBUG",
+                copied=False,
             )
-        stand.start("beat", "--loglevel", "DEBUG")
+        stand.start("beat", "--loglevel", "DEBUG", copied=False)
         store = Store(stand.engine())
         good = 0
         for mode in MODES:

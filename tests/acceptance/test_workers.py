@@ -92,6 +92,7 @@ def test_workers_killed_in_the_middle(stand: Stand) -> None:
 
 def test_postgres_restarted_while_jobs_come_in(stand: Stand, postgres_server: embedded.Server) -> None:
     """Postgres dies and comes back while messages arrive: not one is lost."""
+    stand.settings["VCC_TIMEOUT"] = "3s"
     stand.worker("--pool", "threads")
     stand.beat()
     producer = stand.producer()
@@ -171,7 +172,8 @@ def test_a_route_that_the_api_refuses(stand: Stand) -> None:
 
 def test_a_pause_outlives_outages_and_restarts(stand: Stand) -> None:
     """A pause of an operator's holds through outages and deaths until it is taken back; jobs are taken in meanwhile."""
-    stand.simulator.faults(status={"status": 500, "calls": 1})
+    stand.settings["VCC_TIMEOUT"] = "3s"
+    stand.simulator.faults(status={"status": 500})
     worker = stand.worker("--pool", "threads")
     stand.beat()
     enqueue(stand.producer(), [job("first")])
@@ -179,6 +181,7 @@ def test_a_pause_outlives_outages_and_restarts(stand: Stand) -> None:
     engine = stand.engine()
     with engine.begin() as conn:
         gate.pause(conn, "maintenance")
+    stand.simulator.clear_faults()
     calls = stand.simulator.book()["calls"]
     stand.kill(worker)
     stand.worker("--pool", "threads")

@@ -21,3 +21,13 @@ def newest(conn: Connection, before: int | None = None, limit: int = 50) -> list
         {"before": before, "limit": limit},
     )
     return [dict(row) for row in found.mappings()]
+
+
+def pause(conn: Connection) -> dict[str, Any] | None:
+    """Tell since when the valve is paused, and by whom: both were written in one transaction, at one time."""
+    found = conn.exec_driver_sql(
+        """select paused_at as at, (
+            select who from audit where action = 'pause' and at = gate.paused_at limit 1) as who
+        from gate where paused_at is not null"""
+    ).mappings()
+    return next(map(dict, found), None)

@@ -167,7 +167,8 @@ def mend(conn: Connection, passage: Passage, limit: float | None) -> None:
 def pause(conn: Connection, reason: str) -> None:
     """Close the valve by hand, until ``resume``; whatever else moves it does not touch this."""
     conn.exec_driver_sql(
-        "update gate set paused_at = coalesce(paused_at, now()), pause_reason = %(reason)s",
+        """update gate set paused_at = coalesce(paused_at, now()),
+            pause_reason = coalesce(nullif(%(reason)s, ''), pause_reason, '')""",
         {"reason": reason},
     )
 

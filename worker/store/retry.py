@@ -31,6 +31,7 @@ class Which:
         ids: the lifecycles' own.
         created_after: this time too.
         created_before: up to, and without, this time.
+        updated_before: given up before this time, and not touched since.
     """
 
     state: str = "failed"
@@ -42,6 +43,7 @@ class Which:
     ids: Sequence[int] | None = None
     created_after: datetime | None = None
     created_before: datetime | None = None
+    updated_before: datetime | None = None
 
     def where(self) -> tuple[str, dict[str, Any]]:
         """The SQL condition and its parameters.
@@ -83,6 +85,7 @@ _CONDITIONS = {
     "error": "strpos(lower(coalesce(i.last_error, '')), lower(%(error)s)) > 0",
     "created_after": "i.created_at >= %(created_after)s",
     "created_before": "i.created_at < %(created_before)s",
+    "updated_before": "i.updated_at < %(updated_before)s",
     **{name: f"i.{name} = %({name})s" for name in ("route", "provider", "lane")},
 }
 

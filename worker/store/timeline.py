@@ -72,7 +72,7 @@ def _calls(conn: Connection, interaction: int, most: int | None, *, words: bool)
 
 
 def _carried(call: dict[str, Any]) -> Moment:
-    parts = [f"call {call['id']} of {call['interactions']}", call["outcome"] or "no outcome yet"]
+    parts = [f"call {call['id']}, with {call['interactions']}", call["outcome"] or "no outcome yet"]
     parts += [f"HTTP {call['status']}"] if call["status"] else []
     parts += [call["error"]] if call["error"] else []
     return _moment(call.pop("started_at"), f"{call['action']} sent", ", ".join(parts), call)

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 PHONE = {"width": 375, "height": 740}
 
 
+def press(page: "Page", button: str) -> None:
+    """Press a button of the page itself and wait for the page that it leads to, which a click alone does not."""
+    with page.expect_navigation():
+        page.get_by_role("main").get_by_role("button", name=button).click()
+
+
 @pytest.fixture(scope="package")
 def browser() -> Iterator["Browser"]:
     """Give a real Chromium without a window.
@@ -59,7 +65,7 @@ def logged_in(browser: "Browser", house: House) -> Callable[[str], "StorageState
             page.goto("/login")
             page.get_by_label("Name").fill(name)
             page.get_by_label("Password").fill(PASSWORD)
-            page.get_by_role("button", name="Log in").click()
+            press(page, "Log in")
             known[name] = context.storage_state()
             context.close()
         return known[name]

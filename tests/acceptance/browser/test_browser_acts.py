@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.acceptance.browser.conftest import Visit
+from tests.acceptance.browser.conftest import Visit, press
 from tests.acceptance.browser.house import OPERATOR, RELEASED, SENTENCE, VIEWER, House
 from tests.waiting import until
 
@@ -20,15 +20,11 @@ def main(page: "Page") -> str:
     return page.get_by_role("main").inner_text()
 
 
-def press(page: "Page", button: str) -> None:
-    """Press a button of the page itself."""
-    page.get_by_role("main").get_by_role("button", name=button).click()
-
-
 def find(page: "Page", externalid: str) -> None:
     """Look an externalid up, from wherever one is."""
     page.get_by_role("searchbox").fill(externalid)
-    page.get_by_role("searchbox").press("Enter")
+    with page.expect_navigation():
+        page.get_by_role("searchbox").press("Enter")
 
 
 def test_an_externalid_is_looked_up(visit: Visit) -> None:
@@ -53,7 +49,7 @@ def test_an_externalid_that_nobody_knows(visit: Visit) -> None:
     """Of an externalid that is not there the page says so, and where else to look."""
     page = visit()
     find(page, "never-came")
-    assert "No such interaction: see what was rejected" in main(page)
+    assert "No such interaction as never-came: see what was rejected" in main(page)
 
 
 @WITHOUT_TOO
@@ -132,7 +128,8 @@ def test_a_rejected_job_is_mended(house: House, visit: Visit) -> None:
     house.enqueue(b'{"externalid": "mended", "rout": "Emails"}')
     until(lambda: house.rejected(b"mended"))
     page = visit("/rejections")
-    page.get_by_role("main").get_by_role("link").first.click()
+    with page.expect_navigation():
+        page.get_by_role("main").get_by_role("link").first.click()
     press(page, "Send again")
     assert "Rejected again: rout: is no field of a job" in main(page)
     job = page.get_by_label("The job, as JSON")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT
 
-from tests.acceptance.browser.conftest import PHONE, Visit
+from tests.acceptance.browser.conftest import PHONE, Visit, press
 from tests.acceptance.browser.house import PLANTED, PLANTED_SUBJECT, RELEASED, SENTENCE, House
 
 if TYPE_CHECKING:
@@ -26,16 +26,15 @@ def pages(house: House, visit: Visit) -> Pages:
 
     def walk(**options: Any) -> Iterator[tuple[str, "Page"]]:
         page = visit("/", **options)
-        page.get_by_role("button", name="Pause").click()
+        press(page, "Pause")
         yield "paused", page
-        page.get_by_role("button", name="Resume").click()
-        page.goto("/")
+        press(page, "Resume")
         yield "overview", page
         for name, path in _paths(house).items():
             page.goto(path)
             yield name, page
         page.goto("/interactions?state=failed")
-        page.get_by_role("button", name="Retry all").click()
+        press(page, "Retry all")
         yield "retry", page
         yield "login", visit("/login", user="", **options)
         yield "database away", visit(house.broken, user="", **options)

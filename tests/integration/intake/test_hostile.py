@@ -5,7 +5,7 @@ from collections import Counter
 from typing import Any
 
 import redis
-from hypothesis import HealthCheck, given
+from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
@@ -83,12 +83,6 @@ def drain(database_url: str, name: str, door: Any, straight: bool) -> Counter[st
 
 @examples(
     max_examples=60,
-    deadline=None,
-    suppress_health_check=[
-        HealthCheck.function_scoped_fixture,
-        HealthCheck.data_too_large,
-        HealthCheck.too_slow,
-    ],
 )
 @given(hostile=st.lists(texts, min_size=1, max_size=8), straight=st.booleans())
 def test_hostile_entries(database_url: str, redis_url: str, hostile: list[bytes], straight: bool) -> None:
@@ -117,7 +111,7 @@ plain = st.recursive(
 )
 
 
-@examples(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(max_examples=60)
 @given(
     hostile=st.lists(
         plain | nearly.filter(lambda job: "\\u0000" not in json.dumps(job)), min_size=1, max_size=8

@@ -16,7 +16,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -389,7 +388,5 @@ def test_laws_hold_after_every_step(stage: Store) -> None:
             stateful_step_count=40,
             derandomize=not STORIES,
             database=None,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
         ),
     )

@@ -111,7 +111,7 @@ def test_story(store: Store) -> None:
         "released",
     ]
     sent = [moment["detail"] for moment in first["timeline"] if moment["event"] == "dispatch sent"]
-    assert sent == ["call 1 of 1, throttled, HTTP 429, slow down", "call 2 of 1, accepted, HTTP 200"]
+    assert sent == ["call 1, with 1, throttled, HTTP 429, slow down", "call 2, with 1, accepted, HTTP 200"]
     assert events(second) == ["recorded", "dispatch sent", "failed"]
     assert second["timeline"][-1]["detail"] == "refused by the API"
     assert second["last_error"] == "no"
@@ -122,7 +122,7 @@ def test_story_of_a_call_in_flight(store: Store) -> None:
     store.record(dispatch(requestid="d"))
     store.claim()
     [story] = ask(store, queries.show, "e")
-    assert story["timeline"][-1]["detail"] == "call 1 of 1, no outcome yet"
+    assert story["timeline"][-1]["detail"] == "call 1, with 1, no outcome yet"
     store.record(release("held"))
     assert ask(store, queries.show, "held")[0]["timeline"][0]["detail"] == "before its dispatch"
     assert ask(store, queries.show, "unheard of") == []

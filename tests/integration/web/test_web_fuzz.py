@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import clean_database, clean_redis
@@ -20,9 +20,7 @@ BREAKING = f"\"'>{PLANTED}<img src=x onerror=alert(1)>"
 PATIENTLY = settings(
     max_examples=80,
     derandomize=True,
-    deadline=None,
     database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
 FIELDS = [

@@ -152,6 +152,7 @@ def test_a_changed_user_is_logged_out(house: House, redis_url: str, later: str) 
     changed = House(house.engine, redis_url, web_users=later)
     assert changed.visitor(cookies={"vcc": oskar}).get("/").status_code == 303
     assert changed.visitor(cookies={"vcc": vera}).get("/").status_code == 200
+    assert house.visitor(cookies={"vcc": oskar}).get("/").status_code == 303  # the entry put back
 
 
 def test_the_table_opens_no_session(house: House) -> None:

@@ -2,12 +2,14 @@
 
 import logging
 from collections.abc import Iterator
+from threading import BoundedSemaphore
 
 import pytest
 
 from tests.conftest import clean_database, clean_redis
 from tests.factories import opened
 from tests.integration.web.visiting import PASSWORD, House, Visitor
+from worker.ops.web import logins
 from worker.ops.web.attempts import ADDRESS, FIRST, NAME, PAIR, Attempts
 
 
@@ -58,6 +60,20 @@ def test_a_password_is_guessed_twenty_times(
     assert "horse" not in caplog.text
     assert not house.ask("select count(*) from audit where to_jsonb(audit)::text like '%%horse%%'")
     clock.now += FIRST
+    assert visitor.log_in("oskar").status_code == 303
+
+
+def test_the_right_password_is_no_failure(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no session can be kept, or others are being looked at, whoever knows the password is not held up later."""
+    visitor = house.visitor()
+    house.run("alter table sessions rename to gone")
+    assert [visitor.log_in("oskar").status_code for _ in range(PAIR + 1)] == [503] * (PAIR + 1)
+    house.run("alter table gone rename to sessions")
+    with monkeypatch.context() as patch:
+        patch.setattr("worker.ops.web.logins._TOGETHER", BoundedSemaphore(1))
+        patch.setattr("worker.ops.web.logins.PATIENCE", 0.01)
+        with logins._TOGETHER:
+            assert [visitor.log_in("oskar").status_code for _ in range(PAIR + 1)] == [429] * (PAIR + 1)
     assert visitor.log_in("oskar").status_code == 303
 
 

@@ -87,20 +87,28 @@ def test_pause_and_resume(house: House) -> None:
     shown = operator.get("/").text
     assert "Closed: paused" in shown
     assert "lunch &lt;b&gt;" in shown
+    assert ", by oskar; until somebody resumes" in text(operator.get("/"))
+    since = house.ask("select paused_at from gate")
+    operator.submit("/pause", {"reason": ""}, found_on="/")
+    assert since.strftime("%H:%M:%S") in text(operator.get("/"))
+    assert "lunch" in text(operator.get("/"))
     operator.submit("/resume", found_on="/")
     assert "Open" in operator.get("/").text
     assert house.ask("select string_agg(action, ',' order by id) from audit where action <> 'login'") == (
-        "pause,resume"
+        "pause,pause,resume"
     )
 
 
 def test_a_held_route_is_let_go(house: House) -> None:
     """Its button frees what waits; asked a second time, the page says that it is not held."""
-    house.run("insert into routes (route, refused, held_at) values ('Claims', 20, now())")
+    route = " Kunden\u00a0Service "
+    house.run(f"insert into routes (route, refused, held_at) values ('{route}', 20, now())")
     operator = house.operator()
-    assert operator.submit("/resume", {"route": "Claims"}).status_code == 303
+    found = re.search(r'name="route" value="([^"]*)"', operator.get("/").text)
+    assert found is not None
+    assert operator.submit("/resume", {"route": found[1]}).status_code == 303
     assert house.ask("select count(*) from routes where held_at is not null") == 0
-    assert operator.submit("/resume", {"route": "Claims"}).status_code == 409
+    assert operator.submit("/resume", {"route": route}).status_code == 409
 
 
 def test_filters_narrow_the_list_together(house: House, store: Store) -> None:
@@ -143,8 +151,9 @@ def test_an_externalid_is_found(house: House, store: Store) -> None:
     visitor = house.viewer()
     (where,) = [visitor.get("/find", params={"externalid": "a b&c"}).headers["location"]]
     assert "a b&c" in text(visitor.get(where))
+    assert visitor.get("/find", params={"externalid": " a b&c\t"}).headers["location"] == where
     nothing = visitor.get("/find", params={"externalid": "nobody"}).headers["location"]
-    assert "No such interaction: see what was rejected" in text(visitor.get(nothing))
+    assert "No such interaction as nobody: see what was rejected" in text(visitor.get(nothing))
 
 
 def test_one_interaction_tells_its_story(house: House, store: Store) -> None:
@@ -191,6 +200,29 @@ def test_all_that_match_are_tried_again_once_confirmed(house: House, store: Stor
     detail = house.ask("select detail from audit where action = 'retry'")
     assert "failed" in detail
     assert "QUEUE" not in detail
+
+
+def test_a_confirmation_that_is_sent_twice(house: House, store: Store) -> None:
+    """Refused once more since it was confirmed, they are not tried again by the same form, chosen or all."""
+    refuse(store, "a")
+    operator = house.operator()
+    for form in ({"what": "all", "state": "failed"}, {"what": "chosen", "id": ["1"]}):
+        asked = operator.submit("/retry", form)
+        confirmed(operator, asked)
+        store.settle(store.claim(limit=1), Refused, status=400)
+        confirmed(operator, asked)
+        assert "0 are tried again" in operator.get("/interactions").text
+    assert house.ask("select state::text from interactions") == "failed"
+
+
+def test_the_ages_are_told(house: House, store: Store) -> None:
+    """Who narrows by age is asked about that age, and the audit has it."""
+    refuse(store, "a")
+    operator = house.operator()
+    asked = operator.submit("/retry", {"what": "all", "age": "1h"})
+    assert re.search(r"all that match: recorded from 20\d\d-", text(asked))
+    assert confirmed(operator, asked).headers["location"] == "/interactions?age=1h"
+    assert "recorded from 20" in house.ask("select detail from audit where action = 'retry'")
 
 
 def test_the_chosen_are_tried_again(house: House, store: Store) -> None:
@@ -242,6 +274,27 @@ def test_a_rejected_job_is_mended_and_sent_again(house: House) -> None:
     assert house.ask("select dispatch_requestid from interactions") in page.text
     assert house.ask("select count(*) from rejections") == 0
     assert "rejection 1" in house.ask("select detail from audit where action = 'send again'")
+
+
+def test_a_mended_job_keeps_every_character(house: House) -> None:
+    """What is no letter and no blank of the usual kind comes back from the form as it went there."""
+    words = "Kunden\u00a0Service \u3000\U0001f468\u200d\U0001f469 \u202e"
+    rejected(house, f'{{"externalid": "a", "linkeddata": [{{"type": "t", "value": "{words}"}}]}}'.encode())
+    operator = house.operator()
+    found = re.search(r"<textarea[^>]*>\n(.*?)</textarea>", operator.get("/rejections/1").text, re.DOTALL)
+    assert found is not None
+    job = html.unescape(found[1]).replace('"a",', '"a", "route": "R",')
+    operator.submit("/rejections/1", {"job": job})
+    assert house.ask("select request->'linkeddata'->0->>'value' from interactions") == words
+
+
+def test_a_mended_job_that_sends_nothing(house: House, store: Store) -> None:
+    """Where the externalid is dispatched already, whoever mends it reads that nothing is sent."""
+    store.record(dispatch("a"))
+    rejected(house, b'{"externalid": "a"}')
+    operator = house.operator()
+    operator.submit("/rejections/1", {"job": '{"externalid": "a", "route": "R"}'})
+    assert "but nothing is sent: its externalid is dispatched already" in text(operator.get("/rejections"))
 
 
 def test_killed_while_a_mended_job_is_sent(

@@ -163,7 +163,7 @@ answers = st.binary(max_size=80) | st.builds(
 )
 
 
-@examples(max_examples=120, deadline=None)
+@examples(max_examples=120)
 @given(answer=answers)
 def test_any_answer(server: Says, api: Api, answer: bytes) -> None:
     """Whatever Invoke is answered, there is an outcome, and no answer but a whole 2xx is accepted."""
@@ -171,7 +171,7 @@ def test_any_answer(server: Says, api: Api, answer: bytes) -> None:
     sound(api.invoke(b"{}"))
 
 
-@examples(max_examples=30, deadline=None)
+@examples(max_examples=30)
 @given(answer=answers)
 def test_any_token_answer(server: Says, answer: bytes) -> None:
     """Whatever the token endpoint answers, there is an outcome, and none of its words in it."""

@@ -6,7 +6,7 @@ import string
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given
+from hypothesis import example, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
@@ -89,7 +89,7 @@ def hold(found: Settings | str, *names: str) -> None:
     assert f"{found.client_id}{found.client_secret.get_secret_value()}{found.api_url}{sorted(found.routes)}".encode()
 
 
-@examples(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(max_examples=150)
 @given(name=st.sampled_from(NAMES), text=texts | numbers | urls)
 @example("VCC_RATE", "inf")
 @example("VCC_TIMEOUT", "9" * 400 + "s")
@@ -103,14 +103,14 @@ def test_any_variable(name: str, text: str) -> None:
         assert text not in found
 
 
-@examples(max_examples=100, deadline=None)
+@examples(max_examples=100)
 @given(st.dictionaries(st.sampled_from(DURATIONS), numbers, min_size=2))
 def test_any_durations(environment: dict[str, str]) -> None:
     """Of several that are wrong each is named."""
     hold(load(environment), *environment)
 
 
-@examples(max_examples=100, deadline=None)
+@examples(max_examples=100)
 @given(texts | urls)
 @example("postgresql://user:hush-hush@[::1/name")
 @example("postgresql://user:hush-hush@host:port/name")
@@ -127,7 +127,7 @@ def test_any_database_url(url: str) -> None:
     assert "hush-hush" not in said
 
 
-@examples(max_examples=100, deadline=None)
+@examples(max_examples=100)
 @given(url=texts | urls, name=st.sampled_from(["api_url", "auth_url"]))
 def test_any_address(url: str, name: str) -> None:
     """Whatever the API's addresses are set to, they can be called, or the refusal names the variable."""
@@ -150,7 +150,7 @@ junk = st.recursive(
 )
 
 
-@examples(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(max_examples=100)
 @given(env=junk | st.dictionaries(st.sampled_from(NAMES), junk | texts, max_size=4))
 @example(env=[["REDIS_URL", 1], [1, 2]])
 @example(env={"REDIS_URL": "redis://\0"})

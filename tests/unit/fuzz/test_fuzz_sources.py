@@ -96,7 +96,7 @@ mails = st.lists(header | st.sampled_from([b"\n", FROM, b">From x\n", b" folded\
 )
 
 
-@examples(max_examples=75, deadline=None)
+@examples(max_examples=75)
 @given(
     mail=mails, kind=st.sampled_from(["auto", "mbox", "eml", "maildir"]), begin=st.sampled_from([b"", FROM])
 )
@@ -110,14 +110,14 @@ cell = st.lists(bit | marks, max_size=4).map(b"".join)
 record = st.lists(cell, min_size=1, max_size=4).map(b",".join)
 
 
-@examples(max_examples=75, deadline=None)
+@examples(max_examples=75)
 @given(records=st.lists(record, max_size=6).map(b"\n".join), kind=st.sampled_from(["auto", "csv"]))
 def test_any_table(records: bytes, kind: str) -> None:
     """Odd quotes and bytes in a table's records make entries or rejections, which tell nothing of a field."""
     read(b"externalid,name,action\n" + records, kind)
 
 
-@examples(max_examples=40, deadline=None)
+@examples(max_examples=40)
 @given(begin=st.sampled_from([b"", b"name,", b"externalid,"]), names=record)
 def test_any_header_line(begin: bytes, names: bytes) -> None:
     """Whatever the header line holds, the table is opened or refused in a few printable words."""
@@ -139,7 +139,7 @@ lines = st.one_of(
 )  # fmt: skip
 
 
-@examples(max_examples=75, deadline=None)
+@examples(max_examples=75)
 @given(content=st.lists(lines, max_size=6).map(b"\n".join), kind=st.sampled_from(["auto", "jsonl"]))
 def test_any_lines(content: bytes, kind: str) -> None:
     """Odd JSON and bytes in a file of jobs make entries or rejections, which tell nothing of a value but a choice."""

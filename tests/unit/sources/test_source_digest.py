@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.intake.sources import Entry, Options, Rejected, open_source
@@ -99,7 +99,6 @@ def test_same_in_every_format(tmp_path: Path) -> None:
     assert len(ids) == 1
 
 
-@settings(deadline=None)
 @given(body=st.text("\r\nFrom x", max_size=60).map(str.encode), limit=st.integers(1, 9))
 def test_pieces_do_not_matter(body: bytes, limit: int) -> None:
     """However a long line is cut into pieces, the digest is the same."""

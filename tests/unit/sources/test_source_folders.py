@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.intake.sources import Entry, Options, Rejected, Source, SourceError, open_source
@@ -178,7 +178,6 @@ def test_file_is_no_maildir(tmp_path: Path) -> None:
         open_source("a\0b", "maildir", OPTIONS)
 
 
-@settings(deadline=None)
 @given(content=st.binary(max_size=300))
 def test_random_bytes(content: bytes) -> None:
     """Whatever an .eml file holds, it becomes one entry, accepted or rejected, or is refused."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.intake.sources import Entry, Options, Rejected, SourceError, open_source
@@ -133,7 +133,6 @@ def test_memory_stays_flat(tmp_path: Path) -> None:
     assert peak < 5_000_000
 
 
-@settings(deadline=None)
 @given(content=st.binary(min_size=1, max_size=200) | st.text('{}[]":,\\u0d8\n', min_size=1).map(str.encode))
 def test_random_bytes(content: bytes) -> None:
     """Whatever a file holds, it is read to its end or refused."""

@@ -9,7 +9,7 @@ from email.message import EmailMessage
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.intake.sources import Entry, Options, Rejected, SourceError, open_source
@@ -220,7 +220,6 @@ def test_medium_fails_on_the_way(tmp_path: Path) -> None:
         list(source)
 
 
-@settings(deadline=None)
 @given(content=st.binary(max_size=400), begin=st.sampled_from([b"", FROM, FROM + b"Subject: "]))
 def test_random_bytes(content: bytes, begin: bytes) -> None:
     """Whatever a file holds, it is refused as a whole or read to its end."""
@@ -242,7 +241,6 @@ def storable(entry: Entry | Rejected) -> bool:
     return all("\0" not in text and text.encode() for text in texts)
 
 
-@settings(deadline=None)
 @given(
     bodies=st.lists(
         st.lists(st.sampled_from(["From x", FROM.decode().strip(), "a: b", "", "Hi"])), max_size=6

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.intake.sources import Entry, Options, Rejected, SourceError, open_source
@@ -201,7 +201,6 @@ def test_memory_stays_flat(tmp_path: Path) -> None:
     assert peak < 5_000_000
 
 
-@settings(deadline=None)
 @given(content=st.binary(max_size=200) | st.text('externalid,"\n;x', max_size=80).map(str.encode))
 def test_random_bytes(content: bytes) -> None:
     """Whatever a table holds, its records become entries, each line at most one."""
@@ -216,7 +215,6 @@ def test_random_bytes(content: bytes) -> None:
             assert texts.encode()
 
 
-@settings(deadline=None)
 @given(content=st.binary(min_size=1, max_size=100))
 def test_random_header(content: bytes) -> None:
     """Whatever the first line holds, the table is opened or refused."""

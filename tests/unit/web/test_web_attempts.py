@@ -94,6 +94,35 @@ def test_failures_are_forgotten(attempts: Attempts, clock: Clock) -> None:
     assert [attempts.admit("vera", "192.0.2.1") for _ in range(PAIR)] == [0.0] * PAIR
 
 
+def test_what_was_not_looked_at_is_no_failure(attempts: Attempts) -> None:
+    """Whoever is sent away before their password is looked at has as many tries as before."""
+    for _ in range(3 * NAME):
+        assert attempts.admit("vera", "192.0.2.1") == 0.0
+        attempts.withdrawn("vera", "192.0.2.1")
+
+
+def test_who_has_to_wait_crowds_nobody_out(attempts: Attempts) -> None:
+    """Names made up by who has to wait, and by others, do not make a name forgotten that is guessed."""
+    for number in range(NAME):
+        attempts.admit("vera", f"198.51.100.{number}")
+    for number in range(ADDRESS):
+        attempts.admit(f"name-{number}", "192.0.2.1")
+    for number in range(KEPT):
+        assert attempts.admit(f"other-{number}", "192.0.2.1") > 0
+    assert len(attempts._counts) < KEPT / 2
+    for number in range(KEPT):
+        attempts.admit(f"{number}", f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
+    assert attempts.admit("vera", "203.0.113.1") == FIRST
+
+
+def test_an_address_of_ipv4_written_as_ipv6(attempts: Attempts) -> None:
+    """It is one address, and not all there are."""
+    for number in range(ADDRESS):
+        attempts.admit(f"name-{number}", "::ffff:192.0.2.1")
+    assert attempts.admit("vera", "192.0.2.1") == FIRST
+    assert attempts.admit("vera", "::ffff:192.0.2.2") == 0.0
+
+
 def test_the_memory_is_bounded(attempts: Attempts) -> None:
     """Whatever names and addresses are made up, so many are kept, each cut to a length."""
     for number in range(KEPT):

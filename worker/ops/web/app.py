@@ -12,13 +12,17 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
+from worker.logs import get_logger
 from worker.ops import health, metrics
 from worker.ops.web import logins
 from worker.ops.web.deps import Deps
-from worker.ops.web.guard import Guard
+from worker.ops.web.guard import AWAY, Guard
 from worker.ops.web.pages import interactions, overview, rejections, valve
 from worker.ops.web.render import HERE, problem
+from worker.store.database import told
 from worker.store.record import CrowdedError
+
+log = get_logger(__name__)
 
 ROUTES = [
     Route("/", overview.overview),
@@ -70,10 +74,9 @@ def _refused(request: Request, found: Exception) -> Response:
     return response
 
 
-def _away(request: Request, _error: Exception) -> Response:
-    return problem(
-        request, 503, "Service Unavailable", "The database can't be asked just now: `vcc check` says why."
-    )
+def _away(request: Request, error: Exception) -> Response:
+    log.error("page failed", path=request.scope["path"], error=told(error))
+    return problem(request, 503, "Service Unavailable", AWAY)
 
 
 def _crowded(request: Request, _error: Exception) -> Response:

@@ -5,9 +5,10 @@ In memory, and bounded: a page that starts anew has forgotten all of it, which g
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import ip_address
+from itertools import islice
 from threading import Lock
 
 FIRST, LONGEST = 10.0, 900.0
@@ -18,6 +19,9 @@ FORGOTTEN = 3600.0
 
 KEPT = 10_000
 """Names and addresses that are remembered; of more, those not seen for longest are forgotten."""
+
+AMONG = 100
+"""Of those that have not been seen for longest, so many are looked at for one that need not wait."""
 
 PAIR, NAME, ADDRESS = 5, 50, 30
 """Failures that are free: of a name from one address, of a name from anywhere, of an address with any name."""
@@ -51,11 +55,12 @@ class Attempts:
         """
         now = self._clock()
         with self._lock:
-            counts = [(self._count(key, now), free) for key, free in _keys(name, address)]
-            wait = max(count.until - now for count, _ in counts)
+            keys = _keys(name, address)
+            known = [self._counts[key] for key, _ in keys if key in self._counts]
+            wait = max((count.until - now for count in known), default=0.0)
             if wait > 0:
-                return wait
-            for count, free in counts:
+                return wait  # and nothing new is kept of who has to wait, or they could crowd others out
+            for count, free in [(self._count(key, now), free) for key, free in keys]:
                 count.failures += 1
                 count.last = now
                 over = count.failures - free
@@ -68,17 +73,26 @@ class Attempts:
         with self._lock:
             (pair, _), *others = _keys(name, address)
             self._counts.pop(pair, None)
-            for key, _ in others:
-                if (count := self._counts.get(key)) and count.failures:
-                    # no more than that: who has a password of their own is not to guess others' without end
-                    count.failures -= 1
-                    count.until = 0.0
+            # no more than that: who has a password of their own is not to guess others' without end
+            self._take_back(key for key, _ in others)
+
+    def withdrawn(self, name: str, address: str) -> None:
+        """Take back a try that did not come to be: its password was not looked at."""
+        with self._lock:
+            self._take_back(key for key, _ in _keys(name, address))
+
+    def _take_back(self, keys: Iterable[tuple[str, ...]]) -> None:
+        for key in keys:
+            if (count := self._counts.get(key)) and count.failures:
+                count.failures -= 1
+                count.until = 0.0
 
     def _count(self, key: tuple[str, ...], now: float) -> Count:
         count = self._counts.setdefault(key, Count(last=now))
         self._counts.move_to_end(key)
         while len(self._counts) > KEPT:
-            self._counts.popitem(last=False)
+            oldest = islice(self._counts.items(), AMONG)
+            self._counts.pop(next((key for key, one in oldest if one.until <= now), next(iter(self._counts))))
         if now - count.last > FORGOTTEN:
             count.failures = 0
         return count
@@ -95,4 +109,5 @@ def _network(address: str) -> str:
         found = ip_address(address)
     except ValueError:
         return address[:64]
+    found = getattr(found, "ipv4_mapped", None) or found
     return found.exploded[:19] if found.version == 6 else str(found)

@@ -30,11 +30,15 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from worker.logs import get_logger
 from worker.ops.web import forms, render
 from worker.ops.web.attempts import Attempts
 from worker.ops.web.forms import RefusedError
 from worker.ops.web.users import Role, User, Users
 from worker.store import sessions
+from worker.store.database import told
+
+log = get_logger(__name__)
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; "
@@ -71,6 +75,7 @@ FORWARDED = (
 """Headers by which a proxy shows."""
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(:[0-9]{1,5})?", re.ASCII)
+AWAY = "The database can't be asked just now: `vcc check` says why, or the page's log."
 _SIGNING = secrets.token_bytes(32)
 _FLASH = "vcc_flash"
 
@@ -152,8 +157,9 @@ class Guard:
             if error.status == 405:
                 response.headers["Allow"] = "GET, HEAD, POST"
             return response
-        except SQLAlchemyError:
-            return _problem(request, 503, "The database can't be asked just now: `vcc check` says why.")
+        except SQLAlchemyError as error:
+            log.error("page failed", path=request.scope["path"], error=told(error))
+            return _problem(request, 503, AWAY)
 
     def _look_at_place(self, request: Request) -> None:
         """Refuse what came by a way that it should not."""
@@ -182,7 +188,11 @@ class Guard:
         with self.engine.connect() as conn:
             session = sessions.find(conn, token)
         user = self.users.named(session.name) if session else None
-        if user is None or session is None or not hmac.compare_digest(user.stamp, session.stamp):
+        if session is None:
+            return None
+        if user is None or not hmac.compare_digest(user.stamp, session.stamp):
+            with self.engine.begin() as conn:  # or it would go on, were the entry put back
+                sessions.end(conn, token)
             return None
         return Who(user.name, user.role)
 

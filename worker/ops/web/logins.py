@@ -45,6 +45,7 @@ def log_in(request: Request) -> Response:
         _tell(guard, name, "has to wait", address)
         return _wait(request, name, back, wait)
     if not _TOGETHER.acquire(timeout=PATIENCE):
+        guard.attempts.withdrawn(name, address)
         return _wait(request, name, back, PATIENCE)
     try:
         user = guard.users.verified(name, password)
@@ -54,17 +55,17 @@ def log_in(request: Request) -> Response:
     if user is None:
         _note_failure(guard, name)
         return _form(request, 403, name=name, back=back, wrong=WRONG)
-    return _opened(request, user, back, address)
+    guard.attempts.succeeded(user.name, address)  # the password was right, even if the session can't be kept
+    return _opened(request, user, back)
 
 
-def _opened(request: Request, user: User, back: str, address: str) -> Response:
+def _opened(request: Request, user: User, back: str) -> Response:
     guard: Guard = request.state.guard
     response = RedirectResponse(local(back), 303)
     write = guard.begin(request, response, user)
     with guard.engine.begin() as conn:
         write(conn)
         audit.note(conn, user.name, "login")
-    guard.attempts.succeeded(user.name, address)
     return response
 
 

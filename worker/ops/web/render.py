@@ -12,7 +12,11 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 HERE = Path(__file__).parent
-_LINES = re.compile(r"([\n\t])")
+_UNSEEN = re.compile(
+    r"[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
+"""What is not seen, or turns the text around it: control characters, marks of direction, halves of characters."""
+
 NOTHING = "\N{EN DASH}"
 
 STATES = {
@@ -21,7 +25,7 @@ STATES = {
     "pending": "to be dispatched",
     "dispatched": "with an agent",
     "releasing": "to be released",
-    "released": "released",
+    "released": "taken out of its route",
     "cancelled": "released before it was sent",
     "ended": "ended without a release",
     "failed": "dispatch given up",
@@ -30,17 +34,19 @@ STATES = {
 }
 
 
+class Exact(str):
+    """A text that a form sends back: escaped as all are, and otherwise as it is."""
+
+    __slots__ = ()
+
+
 def plain(value: Any) -> Any:
     """Make what a template prints safe to look at: control characters are shown as such, None as nothing."""
     if value is None:
         return ""
-    if not isinstance(value, str) or value.isprintable() or isinstance(value, Markup):
+    if not isinstance(value, str) or value.isprintable() or isinstance(value, Markup | Exact):
         return value
-    return "".join(part if part.isprintable() else _shown(part) for part in _LINES.split(value))
-
-
-def _shown(part: str) -> str:
-    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in part)
+    return _UNSEEN.sub("\ufffd", value)
 
 
 def number(value: float | None) -> str:
@@ -91,7 +97,7 @@ _ENVIRONMENT = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_ENVIRONMENT.filters |= {"number": number, "duration": duration, "when": when, "ago": ago}
+_ENVIRONMENT.filters |= {"number": number, "duration": duration, "when": when, "ago": ago, "exact": Exact}
 _ENVIRONMENT.globals |= {"link": link, "STATES": STATES}
 
 

@@ -1,5 +1,6 @@
 """``vcc web``: the page, served by one process until it is told to stop."""
 
+import os
 import signal
 import socket
 import sys
@@ -15,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from worker import logs, sentinels
 from worker.ops import resources
 from worker.ops.census import Census
+from worker.ops.failures import CommandError
 from worker.ops.options import Json
 from worker.ops.printing import emit, say
 from worker.ops.web.app import make
@@ -85,7 +87,13 @@ def _named(host: str) -> str:
 
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=256)
+    try:
+        return socket.create_server((host, port), family=family, backlog=256)
+    except OSError as error:
+        why = (
+            os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        )  # create_server adds to it
+        raise CommandError(f"can't listen at {host}, port {port}: {why}; see --host and --port") from None
 
 
 def _serve(app: ASGIApp, listener: socket.socket) -> None:

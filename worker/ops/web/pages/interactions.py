@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -21,7 +21,11 @@ from worker.store import audit, browse, retry
 AGES = {"1h": "an hour", "24h": "a day", "7d": "a week", "30d": "30 days"}
 GIVEN_UP = ("failed", "release_failed")
 TEXTS = ("route", "provider", "lane", "error", "externalid")
+TIMES = ("age", "older")
+BOUNDS = {"created_after": "recorded from", "created_before": "recorded before"}
 LARGEST = 2**63 - 1
+LONGEST = 500
+"""Characters of what the audit keeps of an order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,9 @@ def _asked(conn: Connection, fields: Mapping[str, str]) -> Asked:
     Raises:
         HTTPException: 400, a value can't be one.
     """
-    given = {name: fields.get(name, "").strip() for name in ("state", *TEXTS, "age", "older")}
+    given = {
+        name: fields.get(name, "") for name in ("state", *TEXTS, *TIMES)
+    }  # a route may begin with a blank
     if given["state"] and given["state"] not in list(State):
         raise HTTPException(400, "There is no such state.")
     after, before = (_before_now(conn, given[name]) for name in ("age", "older"))
@@ -94,9 +100,16 @@ def listing(request: Request) -> Response:
 
 def find(request: Request) -> Response:
     """Lead to the interaction of an externalid, or to the list of its lifecycles."""
-    externalid = request.query_params.get("externalid", "").strip()
+    given = request.query_params.get("externalid", "")
     with deps(request).engine.connect() as conn:
-        found = browse.page(conn, browse.Filter(externalid=externalid), limit=2).rows if externalid else []
+        for externalid in dict.fromkeys(
+            (given, given.strip())
+        ):  # copied with a blank beside it, or having one
+            found = (
+                browse.page(conn, browse.Filter(externalid=externalid), limit=2).rows if externalid else []
+            )
+            if found:
+                break
     if len(found) == 1:
         return RedirectResponse(f"/interactions/{found[0]['id']}", 303)
     return RedirectResponse(link("/interactions", externalid=externalid), 303)
@@ -128,7 +141,8 @@ def _pretty(value: Any) -> str:
 def again(request: Request) -> Response:
     """Say how many would be tried again, and try them when that is confirmed.
 
-    What is confirmed is what was counted: chosen ones by their ids, all that match up to the moment of counting.
+    What is confirmed is what was counted: chosen ones by their ids, all that match up to the moment of counting, and
+    of both only what has not changed since. So a confirmation that is sent twice changes nothing the second time.
     Killed in between, the committed batches are under way; the audit has the order.
     """
     form = {name: values[0] for name, values in request.state.form.items()}
@@ -152,16 +166,17 @@ def _which(
     conn: Connection, form: Mapping[str, str], fields: Mapping[str, Sequence[str]]
 ) -> list[retry.Which]:
     """What is meant: those that were chosen, or all that match the filter."""
+    updated_before = _moment(form, "updated_before") or _now(conn)
     if form.get("what") == "chosen":
         ids = [_id(text) for text in fields.get("id", [])]
-        return [retry.Which(state=state, ids=ids) for state in GIVEN_UP]
+        return [retry.Which(state=state, ids=ids, updated_before=updated_before) for state in GIVEN_UP]
     asked = _asked(conn, form)
     states = [asked.given["state"]] if asked.given["state"] else list(GIVEN_UP)
     if not set(states) <= set(GIVEN_UP):
         raise HTTPException(400, "Only what failed can be tried again.")
     wanted = asked.filter
     after = _moment(form, "created_after") or wanted.created_after
-    before = _moment(form, "created_before") or wanted.created_before or _now(conn)
+    before = _moment(form, "created_before") or wanted.created_before
     return [
         retry.Which(
             state=state,
@@ -172,6 +187,7 @@ def _which(
             externalids=[wanted.externalid] if wanted.externalid else None,
             created_after=after,
             created_before=before,
+            updated_before=updated_before,
         )
         for state in states
     ]
@@ -194,10 +210,10 @@ def _moment(form: Mapping[str, str], name: str) -> datetime | None:
 def _confirm(
     request: Request, form: Mapping[str, str], wanted: Sequence[retry.Which], matching: int
 ) -> Response:
-    fields = [(name, form[name]) for name in ("what", "state", *TEXTS) if form.get(name)]
+    fields = [(name, form[name]) for name in ("what", "state", *TEXTS, *TIMES) if form.get(name)]
     if form.get("what") == "chosen":
         fields += [("id", text) for text in request.state.form.get("id", [])]
-    for name in ("created_after", "created_before"):
+    for name in (*BOUNDS, "updated_before"):
         if (at := getattr(wanted[0], name)) is not None:
             fields.append((name, at.isoformat()))
     return page(
@@ -213,16 +229,19 @@ def _confirm(
 def _told(form: Mapping[str, str], wanted: Sequence[retry.Which]) -> str:
     """Say which are meant, for the page and the audit; not the text of an error, which may quote anything."""
     if form.get("what") == "chosen":
-        return f"the chosen: {', '.join(map(str, wanted[0].ids or []))}"[:500]
+        return f"the chosen: {', '.join(map(str, wanted[0].ids or []))}"[:LONGEST]
     parts = [
         f"{name} {form[name]}"
         for name in ("state", "route", "provider", "lane", "externalid")
         if form.get(name)
     ]
     parts += ["with a certain error"] if form.get("error") else []
-    return f"all that match: {', '.join(parts) or 'everything given up'}"
+    for name, told in BOUNDS.items():
+        if (at := getattr(wanted[0], name)) is not None:
+            parts.append(f"{told} {at.astimezone(UTC):%Y-%m-%d %H:%M:%S}")
+    return f"all that match: {', '.join(parts) or 'everything given up'}"[:LONGEST]
 
 
 def _back(form: Mapping[str, str]) -> str:
-    given = {name: form.get(name, "") for name in ("state", *TEXTS, "age", "older")}
+    given = {name: form.get(name, "") for name in ("state", *TEXTS, *TIMES)}
     return link("/interactions", **given)

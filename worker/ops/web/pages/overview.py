@@ -13,7 +13,7 @@ from worker.ops.web import charts
 from worker.ops.web.deps import Deps, deps
 from worker.ops.web.render import page
 from worker.settings import SettingsError
-from worker.store import browse, tallies
+from worker.store import audit, browse, tallies
 from worker.store.glance import stuck
 from worker.store.tallies import BUCKETS, Bin, percentile
 
@@ -28,6 +28,7 @@ def overview(request: Request) -> Response:
         hour, day = tallies.series(conn, HOUR, MINUTE), tallies.series(conn, DAY, STEP)
         shown = {
             **stuck(conn),
+            "pause": audit.pause(conn),
             "imports": browse.running_imports(conn),
             "due": browse.due_by_lane(conn),
             "doors": doors(conn, _redis(with_)),

@@ -20,6 +20,12 @@ from worker.store import audit, browse, mended
 PAGE = 50
 DOOR = "page"
 
+NOTHING_SENT = {
+    Verdict.DUPLICATE: ", but nothing is sent: its externalid is dispatched already",
+    Verdict.REPEATED: ", as it had been before: its requestid is known",
+    Verdict.NOTHING: ", but nothing is sent: its externalid is released already",
+}
+
 
 def listing(request: Request) -> Response:
     """Show a page of rejections, the newest first, without what they hold."""
@@ -101,24 +107,24 @@ def send(request: Request) -> Response:
     with with_.engine.connect() as conn:
         row = _row(conn, request)
     incoming = Incoming(text.encode(), _requestid(row), f"rejection {row['id']}")
-    wrong = _try(request, incoming, row["id"])
-    if wrong:
-        return _shown(request, row, text=text, wrong=wrong)
+    verdict, detail = _try(request, incoming, row["id"])
+    if verdict is Verdict.REJECTED:
+        return _shown(request, row, text=text, wrong=detail)
     with_.ring()
     response = RedirectResponse("/rejections", 303)
-    guard.flash(response, f"Rejection {row['id']} is mended and taken in.")
+    guard.flash(response, f"Rejection {row['id']} is mended and taken in{NOTHING_SENT.get(verdict, '')}.")
     return response
 
 
-def _try(request: Request, incoming: Incoming, rejection: int) -> str:
-    """Take the job in, then end its rejection; why not, where it is rejected once more."""
+def _try(request: Request, incoming: Incoming, rejection: int) -> tuple[Verdict, str]:
+    """Take the job in, then end its rejection, unless it is rejected once more; what it came to, and why."""
     with_ = deps(request)
     taken = take_in(with_.engine, with_.settings, DOOR, [incoming])
     ((verdict, detail),) = taken.details
     with with_.engine.begin() as conn:
         if verdict is Verdict.REJECTED:
             mended.forget_try(conn, DOOR, incoming.place)  # the one that is looked at stands for it
-            return detail
+            return verdict, detail
         mended.end(conn, rejection)
         audit.note(conn, request.state.who.name, "send again", f"rejection {rejection}: {verdict}")
-    return ""
+    return verdict, detail

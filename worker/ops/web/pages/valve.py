@@ -16,7 +16,7 @@ LONGEST = 200
 
 def pause(request: Request) -> Response:
     """Stop all calls until somebody resumes."""
-    reason = _field(request, "reason")[:LONGEST]
+    reason = _field(request, "reason").strip()[:LONGEST]
     with deps(request).engine.begin() as conn:
         gate.pause(conn, reason)
         audit.note(conn, request.state.who.name, "pause", reason)
@@ -42,7 +42,7 @@ def resume(request: Request) -> Response:
 
 
 def _field(request: Request, name: str) -> str:
-    return str((request.state.form.get(name) or [""])[0]).strip()
+    return str((request.state.form.get(name) or [""])[0])
 
 
 def _done(told: str) -> Response:
