@@ -315,11 +315,11 @@ def test_told_to_stop(works: Works) -> None:
 
 def test_release_while_its_dispatch_is_under_way(works: Works) -> None:
     """A release that comes while its dispatch is being sent goes as soon as that is answered."""
-    works.simulator.faults(delay={"by": 0.3})
-    works.take_in(dispatch("e"))
-    until(lambda: works.simulator.book()["calls"])
-    works.take_in(release("e"), dispatch("e", "again"))
-    assert works.store.row("e").state == "waiting"
+    with held(works) as there:
+        works.take_in(dispatch("e"))
+        until(lambda: there)
+        works.take_in(release("e"), dispatch("e", "again"))
+        assert works.store.row("e").state == "waiting"
     works.comes_to(lambda: works.store.states("e") == ["released", "dispatched"])
 
 
@@ -327,11 +327,11 @@ def test_dispatch_while_the_release_before_it_is_under_way(works: Works) -> None
     """A dispatch that waits for a release goes as soon as that is answered."""
     works.take_in(dispatch("e"))
     until(lambda: works.sent(1))
-    works.simulator.faults(delay={"by": 0.3})
-    works.take_in(release("e"))
-    until(lambda: works.calls() == 2)
-    works.take_in(dispatch("e"))
-    assert works.store.states("e") == ["releasing", "waiting"]
+    with held(works) as there:
+        works.take_in(release("e"))
+        until(lambda: there)
+        works.take_in(dispatch("e"))
+        assert works.store.states("e") == ["releasing", "waiting"]
     works.comes_to(lambda: works.store.states("e") == ["released", "dispatched"])
 
 
@@ -387,21 +387,28 @@ def test_held_up_between_the_record_and_the_call(
 
 
 @contextmanager
-def busy(works: Works) -> Iterator[None]:
-    """Keep all senders waiting for an answer of the API."""
-    works.simulator.faults(delay={"by": 0.5})
-    taken = 0
-    while works.senders._free._value:
-        works.take_in(dispatch(f"busy{taken}"))
-        taken += 1
-    until(lambda: works.calls() == taken)
-    yield
-    works.simulator.clear_faults()
+def held(works: Works) -> Iterator[list[bytes]]:
+    """Hold every call up before it leaves; give those that are there."""
+    go, there, invoke = threading.Event(), [], works.bench.api.invoke
+
+    def hold(body: bytes) -> Any:
+        there.append(body)
+        assert go.wait(60)
+        return invoke(body)
+
+    works.bench.api.invoke = hold  # type: ignore[method-assign]
+    try:
+        yield there
+    finally:
+        go.set()
 
 
 def test_hands_full(works: Works) -> None:
     """While all senders are at work nothing is claimed, and somebody else is asked to help."""
-    with busy(works):
+    with held(works) as there:
+        for taken in range(THREADS):
+            works.take_in(dispatch(f"busy{taken}"))
+            until(lambda taken=taken: len(there) == taken + 1)  # type: ignore[misc]
         assert works.woken == []
         assert works.take_in(dispatch("e")) is None
         assert len(works.woken) == 1
@@ -445,12 +452,12 @@ def test_closed_after_an_offer(works: Works) -> None:
 
 def test_close_waits_no_longer_than_it_is_told(works: Works) -> None:
     """A call that hangs holds up the end of a worker no longer than is said."""
-    works.simulator.faults(delay={"by": 1.0})
-    works.take_in(dispatch("a"))
-    until(works.calls)
-    start = time.monotonic()
-    works.senders.close(0.1)
-    assert time.monotonic() - start < 0.5
+    with held(works) as there:
+        works.take_in(dispatch("a"))
+        until(lambda: there)
+        start = time.monotonic()
+        works.senders.close(0.1)
+        assert time.monotonic() - start < 30
 
 
 def test_many_one_after_the_other(works: Works) -> None:
