@@ -87,7 +87,7 @@ def rest() -> None:
     """Wait for threads that still ask the database for somebody who has gone: a page's."""
     for thread in threading.enumerate():
         if thread.name in ("census", "probe"):
-            thread.join(10)
+            thread.join(60)
 
 
 def together(*jobs: Callable[[], T]) -> list[T]:

@@ -63,7 +63,7 @@ class Proxy:
             self._run(lambda: self._end(only_silent=True))
 
     def _run(self, make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-        return asyncio.run_coroutine_threadsafe(make(), self._loop).result(10)
+        return asyncio.run_coroutine_threadsafe(make(), self._loop).result(60)
 
     async def _listen(self) -> int:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)

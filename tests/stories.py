@@ -75,7 +75,7 @@ class Works(Store):
         with ThreadPoolExecutor(1) as pool:
             made = pool.submit(deliver_once, replace(self.using(**changed), api=api))
             try:
-                assert api.there.wait(10)
+                assert api.there.wait(60)
                 yield lambda: _end(api, made)
             finally:
                 api.go.set()
@@ -141,7 +141,7 @@ class Works(Store):
 
 def _end(api: Stalling, made: Future[bool]) -> None:
     api.go.set()
-    made.result(10)
+    made.result(60)
 
 
 @contextmanager

@@ -35,7 +35,7 @@ def seconds(text: object) -> float:
         return _bounded(float(text))
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)\s*", str(text))
     if not found:
-        raise ValueError(f"{str(text)[:40]!a} is no duration: write it like 30s, 15m, 24h or 7d")
+        raise ValueError(f"{str(text)[:40]!a:.80} is no duration: write it like 30s, 15m, 24h or 7d")
     return _bounded(float(found[1]) * _UNITS[found[2]])
 
 

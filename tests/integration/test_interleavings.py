@@ -15,7 +15,7 @@ def meet(works: Works, first: str, **jobs: Callable[[], Any]) -> list[Any]:
     names = sorted(jobs, key=lambda name: name != first)
     with works.locked():
         ends = works.queue(*[jobs[name] for name in names])
-    return [end.result(10) for end in ends]
+    return [end.result(60) for end in ends]
 
 
 # --- a call and what comes while it is under way --------------------------------------------------

@@ -143,7 +143,7 @@ def test_two_recorders_of_one_new_externalid(
             lambda: record(works, JOBS[first]("a")),
             lambda: record(works, JOBS[second]("b")),
         )
-    assert [end.result(10)[0] for end in ends] == verdicts
+    assert [end.result(60)[0] for end in ends] == verdicts
     works.send_all()
     assert works.states() == [state]
     assert [entry[1] for entry in works.ledger()] == sent

@@ -80,7 +80,7 @@ def test_dispatch_that_was_overtaken(store: Store) -> None:
             )
             told = pool.submit(store.verdicts, dispatch("e", "second"), dispatch("f"))
             until(lambda: store.one(WAITING))
-        assert told.result(10) == ["duplicate", "opened"]
+        assert told.result(60) == ["duplicate", "opened"]
     assert store.counts() == {"pending": 2}
     assert store.one("select requestid from receipts") == "second"
 
@@ -131,7 +131,7 @@ def test_release_that_meets_a_claim(store: Store) -> None:
             claimed = claim(claiming, limit=1, budget=10_000, lease=LEASE, give_up_after=GIVE_UP, turn=1)
             told = pool.submit(store.verdicts, release("e"))
             until(lambda: store.one(WAITING))
-        assert told.result(10) == ["remembered"]
+        assert told.result(60) == ["remembered"]
     assert claimed is not None
     store.settle(claimed)
     assert [row.action for row in store.deliver().rows] == ["release"]

@@ -39,7 +39,7 @@ class Desk:
         names = [incoming.requestid for incoming in batch]
         self.batches.append(names)
         if len(self.batches) == 1:
-            assert self.go.wait(10)
+            assert self.go.wait(60)
         if self.fails is not None and "bad" in names:
             raise self.fails
         return Taken(
@@ -68,7 +68,7 @@ def test_what_waits_is_recorded_together(desk: Desk) -> None:
     """Messages that come while one is recorded are recorded next, in their order; each learns what its own came to."""
     found = [desk.add("a"), desk.add("b", "wrong"), desk.add("c")]
     desk.go.set()
-    assert [list(one.result(10)) for one in found] == [
+    assert [list(one.result(60)) for one in found] == [
         [Verdict.OPENED],
         [Verdict.OPENED, Verdict.REJECTED],
         [Verdict.OPENED],
@@ -80,7 +80,7 @@ def test_nobody_waits_for_more_than_a_large_batch(desk: Desk) -> None:
     """What would make a transaction too large waits for the next one; a message is never split."""
     found = [desk.add("a"), desk.add(*["b"] * MANY), desk.add("c")]
     desk.go.set()
-    assert [len(one.result(10)) for one in found] == [1, MANY, 1]
+    assert [len(one.result(60)) for one in found] == [1, MANY, 1]
     assert [len(batch) for batch in desk.batches] == [1, 1, MANY, 1]
 
 
@@ -91,8 +91,8 @@ def test_the_database_is_away(desk: Desk) -> None:
     desk.go.set()
     for one in found:
         with pytest.raises(CrowdedError):
-            one.result(10)
-    assert len(desk.first.result(10)) == 1
+            one.result(60)
+    assert len(desk.first.result(60)) == 1
 
 
 def test_what_no_rule_foresaw(desk: Desk) -> None:
@@ -100,8 +100,8 @@ def test_what_no_rule_foresaw(desk: Desk) -> None:
     desk.fails = RuntimeError("odd")
     found = [desk.add("a"), desk.add("bad"), desk.add("c")]
     desk.go.set()
-    assert [len(found[0].result(10)), len(found[2].result(10))] == [1, 1]
+    assert [len(found[0].result(60)), len(found[2].result(60))] == [1, 1]
     with pytest.raises(RuntimeError):
-        found[1].result(10)
+        found[1].result(60)
     assert desk.batches[1] == ["a", "bad", "c"]
     assert sorted(desk.batches[2:]) == [["a"], ["bad"], ["c"]]

@@ -16,8 +16,8 @@ PATIENCE = 2.0
 READY = "ready"
 
 
-def alive(_request: Request) -> Response:
-    """Answer: that is all that is asked."""
+async def alive(_request: Request) -> Response:
+    """Answer: that is all that is asked, and it waits for no thread."""
     return PlainTextResponse("alive\n")
 
 

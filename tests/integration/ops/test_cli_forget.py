@@ -319,12 +319,12 @@ def test_a_retry_that_meets_it_leaves_it_alone(
 
     def last_step(*_: object) -> None:
         locked.set()
-        assert go.wait(10)
+        assert go.wait(60)
 
     monkeypatch.setattr(forgetting.audit, "note", last_step)
     with ThreadPoolExecutor(2) as pool:
         erased = pool.submit(forget, engine, "e", "x")
-        assert locked.wait(10)
+        assert locked.wait(60)
         retried = pool.submit(retry, engine, Which())
         until(lambda: _waits(store))
         go.set()

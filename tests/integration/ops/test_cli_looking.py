@@ -17,7 +17,7 @@ from tests.factories import Store, dispatch
 from tests.integration.ops.conftest import Result, Vcc
 from tests.waiting import until
 from worker import settings
-from worker.ops import looking
+from worker.ops import looking, watching
 from worker.ops.watching import Watch
 from worker.simulator.run import Background
 from worker.store import imports
@@ -185,6 +185,7 @@ def watched(vcc: Vcc, house: Background, monkeypatch: pytest.MonkeyPatch) -> Wat
 
         monkeypatch.setattr(Watch, "look", again)
         monkeypatch.setattr(looking, "WATCH_EVERY", 0.01)
+        monkeypatch.setattr(watching, "PATIENCE", 30.0)
         return vcc("stats", "--watch", *options)
 
     return watch
@@ -269,8 +270,11 @@ def test_watching_outlives_an_outage(
     assert len(result.out.splitlines()) == 2
 
 
-def test_nothing_is_counted_again_and_again(engine: Engine, house: Background) -> None:
+def test_nothing_is_counted_again_and_again(
+    engine: Engine, house: Background, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A look reads no table whole: what has to be counted is asked of the census only."""
+    monkeypatch.setattr("worker.ops.census.LEAST", 600.0)
     asked: list[str] = []
     event.listen(engine, "before_cursor_execute", lambda _c, _u, statement, *_: asked.append(statement))
     watch = Watch(engine, settings.load(), None)

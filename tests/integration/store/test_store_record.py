@@ -474,7 +474,9 @@ def test_release_that_was_overtaken(store: Store) -> None:
 
     def wait_and_release() -> str:
         until(
-            lambda: store.one("select count(*) from pg_locks where relation = 'interactions'::regclass") > 1
+            lambda: store.one(
+                "select count(*) from pg_locks where relation = 'interactions'::regclass and mode = 'RowShareLock'"
+            )
         )
         return store.verdicts(release())[0]
 

@@ -14,6 +14,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from tests.factories import Store, dispatch, opened, release, settings
+from tests.waiting import until
 from worker import sentinels
 from worker.client import Client
 from worker.consumption import KEY
@@ -35,7 +36,7 @@ class Window:
 
     def __init__(self, store: Store, redis_url: str, **given: Any) -> None:
         self.store = store
-        self.redis = sentinels.client(redis_url, socket_timeout=1, socket_connect_timeout=1)
+        self.redis = sentinels.client(redis_url, socket_timeout=30, socket_connect_timeout=30)
         app = Starlette(routes=ROUTES)
         app.state.deps = SimpleNamespace(
             settings=settings(**given),
@@ -195,8 +196,8 @@ def test_a_frozen_database_leaves_redis_half(
     window: Window, postgres_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody waits for it for long; thawed it is asked anew."""
-    monkeypatch.setattr(metrics, "PATIENCE", 0.3)
-    monkeypatch.setattr(health, "PATIENCE", 0.3)
+    monkeypatch.setattr(metrics, "PATIENCE", 1.0)
+    monkeypatch.setattr(health, "PATIENCE", 1.0)
     assert window.scrape()["vcc_up", "database"] == 1
     postgres_server.freeze()
     try:
@@ -207,7 +208,7 @@ def test_a_frozen_database_leaves_redis_half(
     finally:
         postgres_server.thaw()
     monkeypatch.undo()
-    assert window.scrape()["vcc_up", "database"] == 1
+    until(lambda: window.scrape()["vcc_up", "database"] == 1)
 
 
 def test_a_database_that_is_not_migrated_is_not_ready(window: Window) -> None:

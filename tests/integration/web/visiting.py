@@ -35,7 +35,7 @@ class House:
 
     def __init__(self, engine: Engine, redis_url: str, web_users: str = USERS, **given: Any) -> None:
         self.engine = engine
-        self.redis = sentinels.client(redis_url, socket_timeout=1, socket_connect_timeout=1)
+        self.redis = sentinels.client(redis_url, socket_timeout=30, socket_connect_timeout=30)
         self.app = app.make(
             Deps(
                 settings=settings(web_users=SecretStr(web_users), **given),

@@ -12,15 +12,15 @@ def test_asked_while_it_works() -> None:
 
     def work() -> None:
         started.release()
-        assert go.acquire(timeout=10)
+        assert go.acquire(timeout=60)
 
     courier = Courier(work)
     courier.ask()
-    assert started.acquire(timeout=10)
+    assert started.acquire(timeout=60)
     courier.ask()
     courier.ask()
     go.release()
-    assert started.acquire(timeout=10)
+    assert started.acquire(timeout=60)
     go.release()
     courier.close()
     assert not started.acquire(blocking=False)
@@ -33,15 +33,15 @@ def test_close_waits_for_the_work() -> None:
 
     def work() -> None:
         started.set()
-        assert go.wait(10)
+        assert go.wait(60)
         done.append(None)
 
     courier = Courier(work)
     courier.ask()
-    assert started.wait(10)
+    assert started.wait(60)
     closing = threading.Thread(target=courier.close)
     closing.start()
     until(lambda: courier.over)
     go.set()
-    closing.join(10)
+    closing.join(60)
     assert done == [None]

@@ -334,9 +334,9 @@ def test_any_retry_after(text: str, date: str) -> None:
 )
 def test_long_retry_after(text: str) -> None:
     """The longest header that is read is looked at in no time."""
-    started = time.monotonic()
+    started = time.process_time()
     retry_after({"retry-after": text, "date": text}, NOW)
-    assert time.monotonic() - started < 1
+    assert time.process_time() - started < 5
 
 
 @given(

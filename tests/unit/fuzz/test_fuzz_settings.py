@@ -95,6 +95,7 @@ def hold(found: Settings | str, *names: str) -> None:
 @example("VCC_TIMEOUT", "9" * 400 + "s")
 @example("VCC_GIVE_UP_AFTER", "99999999999d")
 @example("VCC_CLIENT_ID", "\udcff")
+@example("VCC_TIMEOUT", "\U00010000" * 40)
 def test_any_variable(name: str, text: str) -> None:
     """Whatever one variable holds, the settings can be worked with, or the line names it and repeats no secret."""
     found = load({name: text})

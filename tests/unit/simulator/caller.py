@@ -30,7 +30,7 @@ class Caller:
     """A client of one simulator: calls as the reference says, and any other way on request."""
 
     def __init__(self, url: str) -> None:
-        self.http = httpx.Client(base_url=url, trust_env=False, timeout=5)
+        self.http = httpx.Client(base_url=url, trust_env=False, timeout=60)
         self.authorization = ""
 
     def token(self, **members: str) -> httpx.Response:

@@ -72,7 +72,7 @@ def test_write_to_a_reader_that_stalls(backend: httpcore.NetworkBackend, listene
         with pytest.raises(httpcore.WriteTimeout):
             stream.write(b"x" * (PIECE * 2000), timeout=60)
     stream.close()
-    assert 0.2 < time.monotonic() - started < 10
+    assert 0.2 < time.monotonic() - started < 30
 
 
 def test_read_from_a_peer_that_is_silent(backend: httpcore.NetworkBackend, listener: socket.socket) -> None:
@@ -81,9 +81,9 @@ def test_read_from_a_peer_that_is_silent(backend: httpcore.NetworkBackend, liste
     with within(Deadline(0.3)):
         stream = backend.connect_tcp("127.0.0.1", listener.getsockname()[1])
         with pytest.raises(httpcore.ReadTimeout):
-            stream.read(1, timeout=5)
+            stream.read(1, timeout=60)
     stream.close()
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 30
 
 
 def test_every_address_is_tried(
@@ -146,6 +146,6 @@ def test_slow_look_up(monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         with pytest.raises(httpcore.ConnectTimeout, match="not looked up in time"):
             resolve("slow.example", 443, 0.05)
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 20
     finally:
         over.set()

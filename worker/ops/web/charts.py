@@ -72,7 +72,7 @@ def stacked(title: str, bins: Sequence[Bin], of: int, per: float) -> Chart:
                     f'width="{max(step - 0.6, 0.6):.1f}" height="{height:.1f}"/>'
                 )
     rows = [
-        (_moment(one), *(f"{column[name]:,.1f}" for name in KINDS))
+        (_moment(one, bins), *(f"{column[name]:,.1f}" for name in KINDS))
         for one, column in zip(bins, columns, strict=True)
         if any(column.values())
     ]
@@ -83,7 +83,7 @@ def stacked(title: str, bins: Sequence[Bin], of: int, per: float) -> Chart:
         ["minute", *KINDS],
         rows[::-1],
         f"{top:,.1f}" if top < 10 else f"{top:,.0f}",
-        _moment(bins[0]) if bins else "",
+        _moment(bins[0], bins) if bins else "",
     )
 
 
@@ -98,7 +98,7 @@ def latencies(title: str, bins: Sequence[Bin]) -> Chart:
         for points in _lines(curve, lambda value: HEIGHT - value / top * (HEIGHT - 4))
     ]
     rows = [
-        (_moment(one), *("" if value is None else f"{value * 1000:,.0f} ms" for value in values))
+        (_moment(one, bins), *("" if value is None else f"{value * 1000:,.0f} ms" for value in values))
         for one, *values in zip(bins, *curves, strict=True)
         if any(value is not None for value in values)
     ]
@@ -109,7 +109,7 @@ def latencies(title: str, bins: Sequence[Bin]) -> Chart:
         ["minute", *names],
         rows[::-1],
         f"{top * 1000:,.0f} ms",
-        _moment(bins[0]) if bins else "",
+        _moment(bins[0], bins) if bins else "",
     )
 
 
@@ -133,5 +133,6 @@ def _svg(title: str, inside: Sequence[str]) -> Markup:
     )
 
 
-def _moment(one: Bin) -> str:
-    return one.at.strftime("%H:%M")
+def _moment(one: Bin, bins: Sequence[Bin]) -> str:
+    """The time, and the day where there are two of them."""
+    return one.at.strftime("%H:%M" if bins[0].at.date() == bins[-1].at.date() else "%m-%d %H:%M")

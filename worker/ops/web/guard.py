@@ -395,7 +395,11 @@ class _Answer:
             path = self._request.scope["path"]
             headers = MutableHeaders(scope=message)
             headers.update(HEADERS)
-            if not path.startswith("/static/"):
+            if path.startswith("/static/"):
+                headers["Cache-Control"] = (
+                    "no-cache"  # asked for anew: an old script may not serve a new page
+                )
+            else:
                 headers["Cache-Control"] = "no-store"
                 for cookie in self._cookies(message["status"]) if path not in MACHINES else ():
                     headers.append("set-cookie", cookie)

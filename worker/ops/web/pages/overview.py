@@ -8,7 +8,7 @@ from redis import Redis
 from starlette.requests import Request
 from starlette.responses import Response
 
-from worker.ops.queues import doors
+from worker.ops import queues
 from worker.ops.web import charts
 from worker.ops.web.deps import Deps, deps
 from worker.ops.web.render import page
@@ -24,6 +24,7 @@ def overview(request: Request) -> Response:
     """Show the whole; nothing on it is counted while somebody waits."""
     with_ = deps(request)
     counts = with_.census.counts()
+    stream = queues.stream(_redis(with_))  # no connection of the database waits for a Redis that hangs
     with with_.engine.connect() as conn:
         hour, day = tallies.series(conn, HOUR, MINUTE), tallies.series(conn, DAY, STEP)
         shown = {
@@ -31,7 +32,7 @@ def overview(request: Request) -> Response:
             "pause": audit.pause(conn),
             "imports": browse.running_imports(conn),
             "due": browse.due_by_lane(conn),
-            "doors": doors(conn, _redis(with_)),
+            "doors": {"stream": stream, "inbox": queues.inbox(conn)},
             "failures": browse.failures(conn),
         }
     return page(
@@ -56,10 +57,11 @@ def _redis(with_: Deps) -> "Redis | None":
 
 
 def _both(bins: Sequence[Bin], step: float) -> list[charts.Chart]:
+    """Draw whole steps: one that is not over yet would look like a fall."""
     minutes = step / 60
     return [
-        charts.stacked("Calls a minute", bins, 0, minutes),
-        charts.stacked("Interactions a minute", bins, 1, minutes),
+        charts.stacked("Calls a minute", bins[:-1], 0, minutes),
+        charts.stacked("Interactions a minute", bins[:-1], 1, minutes),
     ]
 
 
