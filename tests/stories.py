@@ -32,7 +32,7 @@ class Stalling:
         """Make the call, held up on its way."""
         outcome = self._api.invoke(body) if self._stage == "answer" else None
         self.there.set()
-        assert self.go.wait(30)
+        assert self.go.wait(60)
         return outcome or self._api.invoke(body)
 
 

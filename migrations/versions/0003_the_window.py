@@ -21,7 +21,7 @@ create table tallies (
     outcome text not null,
     calls bigint not null,
     interactions bigint not null,
-    seconds double precision not null,
+    seconds numeric not null,
     buckets bigint[] not null,
     primary key (minute, outcome)
 );
@@ -30,7 +30,7 @@ create table totals (
     outcome text primary key,
     calls bigint not null,
     interactions bigint not null,
-    seconds double precision not null,
+    seconds numeric not null,
     buckets bigint[] not null
 );
 -- up to which call both have been added up

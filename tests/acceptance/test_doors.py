@@ -129,10 +129,10 @@ def test_a_worker_stops_with_its_readers(stand: Stand) -> None:
         stand.until(lambda s: s["states"]["dispatched"] == 1)
         second = stand.worker("--pool", "threads")
         first.terminate()
-        assert first.wait(20) == 0
+        assert first.wait(120) == 0
         send("b")
         stand.until(lambda s: s["states"]["dispatched"] == 2)
         second.terminate()
-        assert second.wait(20) == 0
+        assert second.wait(120) == 0
     assert "Traceback" not in stand.logs()
     assert '"exception"' not in stand.logs()

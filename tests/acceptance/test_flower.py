@@ -46,7 +46,7 @@ def flower(stand: Stand, tmp_path: Path) -> Iterator[httpx.Client]:
         stand.processes.append(
             subprocess.Popen(command, cwd=ROOT, env=stand.env, stdout=log, stderr=log, start_new_session=True)
         )
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=10) as client:
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60) as client:
         until(lambda: answers(client, "/healthcheck"), seconds=30)
         client.auth = ("ops", LOGIN)
         yield client

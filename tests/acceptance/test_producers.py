@@ -82,7 +82,7 @@ def run(stand: Stand, *command: str, folder: Path | None = None, **env: str) -> 
     """Run a command as a service of somebody else's would, and return what it printed."""
     done = subprocess.run(
         command, cwd=folder or stand.folder, env={**stand.env, **env},
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=180, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout

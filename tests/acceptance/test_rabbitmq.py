@@ -34,6 +34,8 @@ def stand(
     rabbit: Server, database_url: str, redis_url: str, simulator: Background, tmp_path: Path
 ) -> Iterator[Stand]:
     """Give a stand whose Celery speaks to RabbitMQ, with empty queues."""
+    if rabbit.poll() is not None:  # an earlier test has left it dead
+        rabbit.restart()
     with Connection(rabbit.url) as connection:
         for queue in ("intake", "deliver", "upkeep"):
             with suppress(NotFound):

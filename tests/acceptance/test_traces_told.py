@@ -83,7 +83,7 @@ def test_a_worker_tells_its_spans(stand: Stand, collector: Collector, pool: str)
         stand.until(lambda s: s["rejections"] == 1)
         until(lambda: " ready." in stand.logs(), seconds=30)
     worker.terminate()
-    assert worker.wait(20) == 0
+    assert worker.wait(120) == 0
     until(lambda: collector.bodies)
     assert {"run/vcc.dispatch", "record celery", "call", "POST"} <= collector.spans(BY_CELERY)
     assert {"record stream", "call", "POST"} <= collector.spans(BY_STREAM)
@@ -101,7 +101,7 @@ def test_no_collector(stand: Stand) -> None:
     stand.until(lambda s: s["states"]["dispatched"] == 1)
     until(lambda: " ready." in stand.logs(), seconds=30)
     worker.terminate()
-    assert worker.wait(20) == 0
+    assert worker.wait(120) == 0
 
 
 def _add(stand: Stand, job: str) -> None:

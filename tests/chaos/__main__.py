@@ -1,6 +1,7 @@
 """``scripts/chaos``: faults against the whole system under load, then the table held against the API's book."""
 
 import json
+import os
 import random
 import secrets
 import sys
@@ -23,7 +24,7 @@ from tests.chaos.outage import outage as play_outage
 from tests.chaos.rest import muster, resend, rest
 from tests.chaos.system import System, running
 
-LIMIT = 30.0
+LIMIT = float(os.environ.get("CHAOS_LIMIT", "30"))
 """Seconds in which the system has to serve again after a fault."""
 
 QUICK = [

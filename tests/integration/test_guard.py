@@ -71,12 +71,12 @@ def close(process: subprocess.Popen[str]) -> None:
 
 def test_status_is_the_commands() -> None:
     """A command's exit status is the guard's."""
-    assert guard.spawn([sys.executable, "-c", "raise SystemExit(7)"]).wait(30) == 7
+    assert guard.spawn([sys.executable, "-c", "raise SystemExit(7)"]).wait(120) == 7
 
 
 def test_status_of_a_signal_is_128_and_more() -> None:
     """A command that died by a signal has the status that shells give to it."""
-    assert guard.spawn([sys.executable, "-c", "import os; os.kill(os.getpid(), 6)"]).wait(30) == 134
+    assert guard.spawn([sys.executable, "-c", "import os; os.kill(os.getpid(), 6)"]).wait(120) == 134
 
 
 def test_poll_tells_running_from_ended() -> None:
@@ -99,7 +99,7 @@ def test_command_has_the_environment_and_folder_given(tmp_path: Path) -> None:
     code = "import os, sys; print(os.environ['WHO'], os.getcwd(), repr(sys.stdin.read()))"
     with (tmp_path / "out").open("wb") as out:
         env = {**os.environ, "WHO": "me"}
-        assert guard.spawn([sys.executable, "-c", code], env=env, cwd=tmp_path, stdout=out).wait(30) == 0
+        assert guard.spawn([sys.executable, "-c", code], env=env, cwd=tmp_path, stdout=out).wait(120) == 0
     assert (tmp_path / "out").read_text() == f"me {tmp_path} ''\n"
 
 
@@ -151,7 +151,7 @@ def test_closed_pipe_alone_stops_the_command() -> None:
     guarded = guard.spawn(SLEEP)
     assert guarded._guard.stdin
     guarded._guard.stdin.close()
-    assert guarded.wait(30) == 128 + signal.SIGTERM
+    assert guarded.wait(120) == 128 + signal.SIGTERM
 
 
 def test_kill_takes_the_commands_children() -> None:
@@ -167,7 +167,7 @@ def test_kill_takes_the_commands_children() -> None:
 def test_nothing_is_left_of_a_command_that_ended(tmp_path: Path) -> None:
     """What a command leaves behind in the background ends with it."""
     with (tmp_path / "out").open("wb") as out:
-        assert guard.spawn(["sh", "-c", "setsid sleep 300 & echo $!"], stdout=out).wait(30) == 0
+        assert guard.spawn(["sh", "-c", "setsid sleep 300 & echo $!"], stdout=out).wait(120) == 0
     assert gone(int((tmp_path / "out").read_text()))
 
 
@@ -214,7 +214,7 @@ def test_command_ends_when_the_guard_is_killed() -> None:
     """After kill -9 of the guard the command is not left alone (Linux)."""
     guarded = guard.spawn(SLEEP)
     os.kill(guarded.guard_pid, signal.SIGKILL)
-    assert guarded.wait(30) == 128 + signal.SIGKILL
+    assert guarded.wait(120) == 128 + signal.SIGKILL
     until(lambda: gone(guarded.pid))
 
 
@@ -222,7 +222,7 @@ def test_guard_asked_to_end_stops_the_command() -> None:
     """A signal to the guard reaches the command as its stop signal."""
     guarded = guard.spawn(SLEEP)
     os.kill(guarded.guard_pid, signal.SIGINT)
-    assert guarded.wait(30) == 128 + signal.SIGTERM
+    assert guarded.wait(120) == 128 + signal.SIGTERM
 
 
 def test_command_is_out_of_the_terminals_reach() -> None:
@@ -236,7 +236,7 @@ def test_descriptors_to_keep_reach_the_command() -> None:
     """A file that is to be kept open is open in the command."""
     reading, writing = os.pipe()
     code = f"import os; os.write({writing}, b'here')"
-    assert guard.spawn([sys.executable, "-c", code], keep=[writing]).wait(30) == 0
+    assert guard.spawn([sys.executable, "-c", code], keep=[writing]).wait(120) == 0
     assert os.read(reading, 10) == b"here"
     os.close(reading)
     os.close(writing)
@@ -249,5 +249,5 @@ def test_command_runs_as_another_user_if_we_may(tmp_path: Path) -> None:
             guard.spawn(["id", "-u"], user="nobody")
         return
     with (tmp_path / "out").open("wb") as out:
-        assert guard.spawn(["id", "-u"], user="nobody", stdout=out).wait(30) == 0
+        assert guard.spawn(["id", "-u"], user="nobody", stdout=out).wait(120) == 0
     assert int((tmp_path / "out").read_text()) == pwd.getpwnam("nobody").pw_uid

@@ -45,7 +45,7 @@ def proxy(echo: str) -> Iterator[Proxy]:
 
 
 def _connect(proxy: Proxy) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", int(proxy.url.rsplit(":", 1)[1].split("/")[0])), timeout=5)
+    return socket.create_connection(("127.0.0.1", int(proxy.url.rsplit(":", 1)[1].split("/")[0])), timeout=60)
 
 
 def _asked(conn: socket.socket) -> bytes:

@@ -61,7 +61,7 @@ def test_the_order_ends_every_sleep(stopping: Stopping) -> None:
 def test_a_forked_process_sees_the_order(stopping: Stopping) -> None:
     """The order reaches a process that was forked before it was given."""
     if (child := os.fork()) == 0:
-        os._exit(0 if stopping.wait(20) else 1)
+        os._exit(0 if stopping.wait(60) else 1)
     stopping.set()
     assert os.waitpid(child, 0)[1] == 0
 

@@ -106,7 +106,7 @@ def make(database_url: str, simulator: Background) -> Iterator[Callable[..., Wor
         store = Store(engine)
         yield works
         for one in made:
-            one.senders.close(10)
+            one.senders.close(60)
             one.bench.api.close()
         assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("test-send")]
 
@@ -238,7 +238,7 @@ def test_offered_to_a_closed_valve(works: Works, why: str) -> None:
     """What is offered while nothing may be sent stays as it is."""
     works.store.run(NOT_FREE[why])
     works.take_in(dispatch())
-    works.senders.close(10)
+    works.senders.close(60)
     assert (works.calls(), works.store.one(CLAIMED), works.store.row().attempts) == (0, 0, 0)
 
 
@@ -379,7 +379,7 @@ def test_held_up_between_the_record_and_the_call(
     end = time.monotonic() + 0.2
     until(lambda: time.monotonic() > end)
     works.senders.offer(claim)
-    works.senders.close(10)
+    works.senders.close(60)
     assert (works.calls(), works.store.one(CLAIMED)) == (0, 0)
 
 
@@ -445,7 +445,7 @@ def test_closed_after_an_offer(works: Works) -> None:
     works.simulator.faults(delay={"by": 0.2})
     works.take_in(dispatch("a"))
     works.take_in(dispatch("b"))
-    works.senders.close(10)
+    works.senders.close(60)
     assert works.sent(2)
     works.senders.close(1)
 
@@ -464,7 +464,7 @@ def test_many_one_after_the_other(works: Works) -> None:
     """One job after the other, each goes at once, whichever sender is free, and each once."""
     for n in range(60):
         works.take_in(dispatch(f"e{n}"))
-    works.senders.close(10)
+    works.senders.close(60)
     works.store.record()
     book = works.simulator.book()
     left = works.store.counts().get("pending", 0)

@@ -13,8 +13,11 @@ from worker.store.database import told
 
 log = get_logger(__name__)
 
-LEAST, SHARE = 2.0, 20
-"""Seconds between two counts at least; and so many times what one takes: a twentieth of the time goes into it."""
+LEAST, SHARE, MOST = 2.0, 20, 900.0
+"""Seconds between two counts at least; so many times what one takes, a twentieth of the time; and at most."""
+
+AGAIN = 30.0
+"""Seconds after a count that failed, and no less than that took."""
 
 FIRST, QUICK = 1.0, 0.2
 """Seconds that whoever asks waits: for the very first count; for a new one where the last one took no longer."""
@@ -48,17 +51,25 @@ class Census:
                 return
             self._running = True
             self._counted.clear()
-        Thread(target=self._count, name="census", daemon=True).start()
+        try:
+            Thread(target=self._count, name="census", daemon=True).start()
+        except RuntimeError:  # there are too many
+            self._end(AGAIN)
 
     def _count(self) -> None:
-        started = monotonic()
+        started, failed = monotonic(), True
         try:
             with self._engine.begin() as conn:
                 self._counts = census.take(conn, self._leak_after)
+            failed = False
         except SQLAlchemyError as error:
             log.warning("census failed", reason=told(error))
         finally:
-            with self._lock:
-                self._next = monotonic() + max(LEAST, SHARE * (monotonic() - started))
-                self._running = False
-            self._counted.set()
+            took = monotonic() - started
+            self._end(max(AGAIN, took) if failed else max(LEAST, took, min(SHARE * took, MOST)))
+
+    def _end(self, pause: float) -> None:
+        with self._lock:
+            self._next = monotonic() + pause
+            self._running = False
+        self._counted.set()

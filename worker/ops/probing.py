@@ -25,8 +25,9 @@ class Probe(Generic[T]):
         """
         with self._lock:
             if self._asked is None or self._asked.done():
-                self._asked = Future()
-                Thread(target=self._run, args=[self._asked], name="probe", daemon=True).start()
+                asked: Future[T] = Future()
+                Thread(target=self._run, args=[asked], name="probe", daemon=True).start()
+                self._asked = asked
             asked = self._asked
         return asked.result(seconds)
 

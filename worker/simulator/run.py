@@ -153,7 +153,7 @@ class Background:
         )
         self._thread.start()
         if not self._server.ready.wait(60):
-            raise TimeoutError("the simulator did not start within 10 seconds")
+            raise TimeoutError("the simulator did not start within 60 seconds")
         self._control = httpx.Client(base_url=self.url, trust_env=False, timeout=60)
 
     def stop(self) -> None:

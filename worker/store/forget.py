@@ -95,7 +95,9 @@ def _forget(conn: Connection, externalid: str, who: str) -> Forgotten | None:
     conn.exec_driver_sql("set local statement_timeout = 0")  # rejections have no index of what they hold
     ids = _ids(conn, externalid)
     calls = _lock_calls(conn, ids)
-    found = rows.lock(conn, "select unnest(%(ids)s::bigint[])", {"ids": ids})
+    carried = _carried(conn, list(calls))
+    locked = rows.lock(conn, "select unnest(%(ids)s::bigint[])", {"ids": sorted({*ids, *carried})})
+    found = [row for row in locked if row.id in ids]
     if _ids(conn, externalid) != ids or _lock_calls(conn, ids) != calls:
         return None
     _refuse(conn, externalid, found, any(outcome is None for outcome in calls.values()))
@@ -103,7 +105,7 @@ def _forget(conn: Connection, externalid: str, who: str) -> Forgotten | None:
     erased = Forgotten(
         known=len(ids) + len(named),
         lifecycles=_erase_rows(conn, found),
-        **_erase_answers(conn, ids, list(calls)),
+        **_erase_answers(conn, ids, list(calls), carried),
         rejections=len(named),
         mentions=tuple(mentions),
     )
@@ -124,6 +126,16 @@ def _lock_calls(conn: Connection, ids: Sequence[int]) -> dict[int, str | None]:
         {"ids": list(ids)},
     )
     return dict(map(tuple, found))
+
+
+def _carried(conn: Connection, calls: Sequence[int]) -> list[int]:
+    """All rows that the calls carried: what the API said of one stands beside the others too."""
+    return list(
+        conn.exec_driver_sql(
+            "select distinct unnest(ids) from invocations where id = any (%(calls)s::bigint[])",
+            {"calls": list(calls)},
+        ).scalars()
+    )
 
 
 def _refuse(conn: Connection, externalid: str, found: Sequence[Interaction], under_way: bool) -> None:
@@ -154,17 +166,24 @@ def _erase_rows(conn: Connection, found: Sequence[Interaction]) -> int:
     return len(told)
 
 
-def _erase_answers(conn: Connection, ids: Sequence[int], calls: Sequence[int]) -> dict[str, int]:
+def _erase_answers(
+    conn: Connection, ids: Sequence[int], calls: Sequence[int], carried: Sequence[int]
+) -> dict[str, int]:
     """Erase what the API said to calls that carried the rows, to whomever it was; and where else it was noted.
 
-    A message that a route, a provider or the valve shows is cleared where it came of such a call.
+    A message that another row of such a call, a route, a provider or the valve shows is cleared where it came of one.
     """
     errors = conn.exec_driver_sql(
         """select distinct error from invocations
         where id = any (%(calls)s::bigint[]) and error is not null and outcome <> 'lost'""",
         {"calls": list(calls)},
     )
-    params = {"calls": list(calls), "ids": list(ids), "errors": list(errors.scalars())}
+    params = {
+        "calls": list(calls),
+        "ids": list(ids),
+        "errors": list(errors.scalars()),
+        "carried": list(carried),
+    }
     row = conn.exec_driver_sql(
         """with erased as (
             update invocations set answer = null, error = case outcome when 'lost' then error end
@@ -175,6 +194,11 @@ def _erase_answers(conn: Connection, ids: Sequence[int], calls: Sequence[int]) -
             where other <> all (%(ids)s::bigint[])) as others from erased""",
         params,
     ).one()
+    conn.exec_driver_sql(
+        """update interactions set last_error = null
+        where id = any (%(carried)s::bigint[]) and last_error = any (%(errors)s::text[])""",
+        params,
+    )
     for table in ("routes", "providers", "gate"):
         conn.exec_driver_sql(
             f"update {table} set message = null where message = any (%(errors)s::text[])", params

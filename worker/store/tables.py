@@ -18,6 +18,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    Numeric,
     SmallInteger,
     Table,
     Text,
@@ -165,7 +166,7 @@ def _counted() -> tuple[Column[Any], ...]:
     return (
         Column("calls", BigInteger, nullable=False),
         Column("interactions", BigInteger, nullable=False),
-        Column("seconds", Double, nullable=False),
+        Column("seconds", Numeric, nullable=False),
         Column("buckets", ARRAY(BigInteger), nullable=False),
     )
 

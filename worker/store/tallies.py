@@ -15,23 +15,29 @@ from sqlalchemy import Connection, Engine
 BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, float("inf"))
 """Upper bounds, in seconds, of what a call's time is counted under; the bound itself belongs to it."""
 
-SETTLED_FOR = 60.0
+SETTLED_FOR = 130.0
 """Seconds after a call's start, and after a lost one's lease, until it is added up.
 
-A statement takes no longer: no call is recorded with an id that was passed by.
+A transaction that records a call takes no longer, a statement and a pause of 60 s each: then it is broken off. So no
+call is recorded with an id that was passed by.
 """
 
 BATCH, BATCHES = 5_000, 20
 """Calls that are added up in one transaction; transactions at a time, so that the first time delays nobody."""
 
-UNTALLIED = 20_000
-"""Calls beyond those tallied that are read; there are more only after the migration, or where nobody sweeps."""
+UNTALLIED = 50_000
+"""Calls beyond those tallied that are read, so that a page takes no longer.
+
+There are more after the migration, where nobody sweeps, and where hundreds of calls a second are made while one that
+was lost waits to be added up: then counters and charts stand still, and catch up afterwards.
+"""
 
 _BOUNDS = ", ".join(f"{-bound}" for bound in reversed(BUCKETS[:-1]))
 _LAST = len(BUCKETS) - 1
 
 # Turned round, since width_bucket counts a bound itself to what is above it.
-_MEASURED = f"""id, started_at, outcome, seconds, cardinality(ids) as carried,
+# To the microsecond, since sums of what is rounded in binary differ by the order, and a counter would go back a little.
+_MEASURED = f"""id, started_at, outcome, round(seconds::numeric, 6) as seconds, cardinality(ids) as carried,
     {_LAST} - width_bucket(-seconds, array[{_BOUNDS}]::float8[]) as bucket"""
 _COUNTED = f"""count(*) as calls, sum(carried)::bigint as interactions,
     coalesce(sum(seconds), 0) as seconds,
@@ -64,8 +70,16 @@ with next as materialized (
     select {_MEASURED}, {_READY} as ready from invocations
     where id > %(upto)s order by id limit %(batch)s
 ),
+-- of whom nobody settles a lost one at this moment, and nobody does before this is committed
+lost as materialized (
+    select id from invocations where id = any (array(select id from next where ready and outcome = 'lost'))
+        and outcome = 'lost' for update skip locked
+),
+stop as materialized (
+    select min(id) as id from next where not ready or (outcome = 'lost' and id not in (select id from lost))
+),
 settled as materialized (
-    select * from next where not exists (select from next earlier where not earlier.ready and earlier.id <= next.id)
+    select * from next where id < coalesce((select id from stop), {2**63 - 1})
 ),
 counted as materialized (
     select date_trunc('minute', started_at) as minute, outcome, {_COUNTED} from settled group by 1, 2

@@ -824,7 +824,7 @@ def test_order_is_kept_while_it_is_sent_straight_on(
             ]
         )
         for sender in senders:
-            sender.close(10)
+            sender.close(60)
         while house.store.one("select count(*) from interactions where state in ('pending', 'releasing')"):
             house.store.make_due()
             deliver(replace(benches[0], settings=given.model_copy(update={"max_requests": 500})))

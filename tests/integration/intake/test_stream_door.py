@@ -22,7 +22,7 @@ ALL = {"limit": 1000, "budget": 4_000_000}
 @pytest.fixture
 def server(redis_url: str) -> Iterator[redis.Redis]:
     """Give a connection as a worker has it."""
-    with redis.Redis.from_url(redis_url, protocol=2, socket_timeout=5) as connection:
+    with redis.Redis.from_url(redis_url, protocol=2, socket_timeout=60) as connection:
         yield connection
 
 
@@ -351,7 +351,7 @@ def test_entry_that_came_before_the_wait(server: redis.Redis, stream: Stream) ->
     """What is added between a reading that found nothing and the wait ends the wait."""
     assert stream.read(**ALL) == []
     add(server, "a")
-    assert stream.wait(5)
+    assert stream.wait(60)
     assert read(stream) == ["a"]
 
 

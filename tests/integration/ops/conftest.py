@@ -74,9 +74,11 @@ def own_broker(redis_url: str) -> Iterator[None]:
     process.forget_resources()
     before = process.app.conf.broker_url
     _send_to(redis_url)
-    yield
-    _send_to(before)
-    process.forget_resources()
+    try:
+        yield
+    finally:
+        _send_to(before)
+        process.forget_resources()
 
 
 def _send_to(url: str) -> None:
@@ -121,10 +123,12 @@ def delivering(engine: Engine) -> Callable[[], AbstractContextManager[None]]:
 
         thread = threading.Thread(target=work)
         thread.start()
-        yield
-        stop.set()
-        thread.join()
-        api.close()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+            api.close()
 
     return working
 

@@ -212,6 +212,7 @@ def test_the_answer_to_others_goes_too(vcc: Vcc, store: Store, database_url: str
     assert result.json["others"] == 2
     assert store.one("select count(*) from invocations where answer is not null") == 0
     assert store.one("select count(*) from interactions where request <> '{}'") == 2
+    assert WORDS[4] not in str(store.all("select last_error from interactions"))
 
 
 @pytest.mark.parametrize("door", ["inbox", "stream"])

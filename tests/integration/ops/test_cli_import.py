@@ -231,6 +231,20 @@ def _recorded(engine: Engine) -> bool:
         return bool(conn.exec_driver_sql("select count(*) from interactions").scalar_one())
 
 
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Give what the waiting has said so far."""
+    words: list[str] = []
+    say = waiting.say
+
+    def keep(text: str) -> None:
+        say(text)
+        words.append(text)
+
+    monkeypatch.setattr(waiting, "say", keep)
+    return words
+
+
 @pytest.mark.parametrize(
     ("close", "words"),
     [
@@ -243,16 +257,18 @@ def _recorded(engine: Engine) -> bool:
     ids=["paused", "closed"],
 )
 def test_waiting_says_what_is_in_the_way_until_ctrl_c(
-    vcc: Vcc, engine: Engine, backlog: Path, close: Callable[[Any], None], words: str
+    vcc: Vcc, engine: Engine, backlog: Path, said: list[str], close: Callable[[Any], None], words: str
 ) -> None:
     """Why nothing goes, once; Ctrl-C ends the waiting, not the delivery."""
     with engine.begin() as conn:
         close(conn)
 
     def interrupt() -> None:
-        until(lambda: _recorded(engine))
-        threading.Event().wait(3 * waiting.LOOK_EVERY)
-        os.kill(os.getpid(), signal.SIGINT)
+        try:
+            until(lambda: said)
+            threading.Event().wait(3 * waiting.LOOK_EVERY)  # it says so once
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
 
     with meanwhile(interrupt):
         result = vcc("import", backlog, "--route", "R", "--wait")

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ import pytest
 
 from tests.integration.ops.conftest import Vcc
 from tests.waiting import until
+from worker.server import free_port
 from worker.simulator.run import Background
 
 
@@ -39,18 +39,10 @@ def started(folder: Path, *arguments: str, **env: str) -> Iterator[tuple[subproc
         process.wait()
 
 
-def free_port() -> int:
-    """Find a port that nobody listens at."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def answer(url: str, **options: str) -> int | None:
     """Tell the status that a URL answers, None while nobody does."""
     try:
-        return httpx.get(url, trust_env=False, **options).status_code  # type: ignore[arg-type]
+        return httpx.get(url, trust_env=False, timeout=60, **options).status_code  # type: ignore[arg-type]
     except httpx.TransportError:
         return None
 
@@ -67,7 +59,7 @@ def test_a_worker_delivers_and_stops(
         vcc("dispatch", "e", "--route", "R")
         until(lambda: house.book()["calls"] == 1, seconds=20)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(120) == 0
     assert b"Traceback" not in log.read_bytes()
     [made] = [line for line in lines(log, but="worker: Warm shutdown") if line["event"] == "call made"]
     assert (made["worker"], made["externalid"], made["outcome"]) == ("w@test", "e", "accepted")
@@ -83,7 +75,7 @@ def test_beat_ticks(house: Background, tmp_path: Path) -> None:
     with started(tmp_path, "beat") as (process, log):
         until(lambda: b"vcc.sweep" in log.read_bytes(), seconds=30)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(120) == 0
     assert {line["level"] for line in lines(log, but="(nothing)")} == {"info"}
 
 
@@ -108,7 +100,7 @@ def test_flower_does_not_start_where_anybody_may_come_in(
 ) -> None:
     """An open address without a password is wrong use, wherever it is set; the remedy is told."""
     with started(tmp_path, "flower", *arguments, **{variable: "0.0.0.0"}) as (process, log):
-        assert process.wait(30) == 2
+        assert process.wait(120) == 2
     assert "FLOWER_BASIC_AUTH" in log.read_text()
 
 
@@ -169,9 +161,11 @@ def test_the_simulator_runs_with_the_faults_asked_for(vcc: Vcc) -> None:
     found: dict[str, object] = {}
 
     def visit() -> None:
-        until(lambda: answer(f"{url}/healthz"))
-        found.update(httpx.get(f"{url}/_sim/faults", trust_env=False).json())
-        os.kill(os.getpid(), signal.SIGINT)
+        try:
+            until(lambda: answer(f"{url}/healthz"))
+            found.update(httpx.get(f"{url}/_sim/faults", trust_env=False, timeout=60).json())
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
 
     visitor = threading.Thread(target=visit)
     visitor.start()

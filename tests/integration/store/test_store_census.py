@@ -1,6 +1,7 @@
 """The census counts everything, off the page's way."""
 
 from threading import Event
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -70,8 +71,19 @@ def test_counts_are_kept(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.states == {("pending", "live"): 1}
 
 
+@pytest.mark.parametrize(("took", "pause"), [(0.1, 2.0), (10.0, 200.0), (120.0, 900.0), (1800.0, 1800.0)])
+def test_pauses(store: Store, monkeypatch: pytest.MonkeyPatch, took: float, pause: float) -> None:
+    """A twentieth of the time goes into counting, and more only where the counts would be too old."""
+    clock = iter((1000.0, 1000.0, *[1000.0 + took] * 9))
+    monkeypatch.setattr(counting, "monotonic", lambda: next(clock))
+    kept = Census(store.engine, DAY)
+    assert kept.counts() is not None
+    until(lambda: not kept._running)
+    assert kept._next == pytest.approx(1000.0 + took + pause)
+
+
 def test_database_that_is_away(store: Store, caplog: pytest.LogCaptureFixture) -> None:
-    """Where the database can't be asked the last counts stay, and the page has an answer."""
+    """Where the database can't be asked the last counts stay, the page has an answer, and it is asked again soon."""
     kept = Census(store.engine, DAY)
     assert kept.counts() is not None
     with opened("postgresql://nobody:secret@127.0.0.1:1/none") as engine:
@@ -79,5 +91,22 @@ def test_database_that_is_away(store: Store, caplog: pytest.LogCaptureFixture) -
         last = kept.counts()
         until(lambda: logbook.lines(caplog, "census failed"))
         assert kept.counts() is last is not None
+        until(lambda: not kept._running)
+        assert kept._next < monotonic() + counting.AGAIN + 1
         assert Census(engine, DAY).counts() is None
     assert "secret" not in logbook.text(caplog)
+
+
+def test_no_thread_can_be_had(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are too many threads the count is put off, and not given up."""
+    kept = Census(store.engine, DAY)
+    with monkeypatch.context() as patch:
+        patch.setattr(counting, "Thread", fails)
+        patch.setattr(counting, "AGAIN", 0.0)
+        assert kept.counts() is None
+    assert kept.counts() is not None
+
+
+def fails(**_: Any) -> Any:
+    """Be a thread that can't be started."""
+    raise RuntimeError("can't start new thread")

@@ -72,9 +72,11 @@ def test_healthy_valve_lets_everybody_pass(store: Store) -> None:
 )
 def test_closes_with_a_reason(store: Store, kind: type[Outcome], reason: str) -> None:
     """What makes every further call pointless closes the valve, with its reason and the API's words."""
+    since = store.one("select clock_timestamp()")
     before = store.passage()
     unhappy(store, kind, error="said the API")
     assert closed_for(store) < 1.5
+    assert (store.one("select closed_until from gate") - since).total_seconds() > 0.5
     store.run("update gate set closed_until = closed_until + interval '1 minute'")  # however slow we are
     assert store.enter() is None
     assert not still_open(store, before)
@@ -238,10 +240,11 @@ def test_turns_under_a_rate(store: Store) -> None:
 def test_slower_of_two_rates(store: Store) -> None:
     """Of the operator's rate and the learned one the lower counts."""
     store.run("update gate set rate = 1, slowed_at = now()")
-    store.enter(limit=50.0)
-    later = store.enter(limit=50.0)
+    with store.engine.begin() as conn:  # at one and the same time
+        gate.enter(conn, lease=LEASE, limit=50.0)
+        later = gate.enter(conn, lease=LEASE, limit=50.0)
     assert later is not None
-    assert 0.02 < later.wait <= 1.0
+    assert 0.5 < later.wait <= 1.0
 
 
 def test_probe_without_a_turn_leaves_the_probe(store: Store) -> None:

@@ -78,7 +78,7 @@ def test_several_at_once(store: Store, database_url: str) -> None:
     downgrade(store.engine)
     code = "import sys; from worker.store import migrate; migrate.upgrade(sys.argv[1])"
     running = [subprocess.Popen([sys.executable, "-c", code, database_url], cwd=ROOT) for _ in range(3)]
-    assert [process.wait(30) for process in running] == [0, 0, 0]
+    assert [process.wait(120) for process in running] == [0, 0, 0]
     assert migrate.pending(store.engine) == []
 
 

@@ -19,7 +19,7 @@ from worker.simulator.run import Background, serve
 
 def _answers(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/healthz", trust_env=False).status_code == 200
+        return httpx.get(f"{url}/healthz", trust_env=False, timeout=60).status_code == 200
     except httpx.TransportError:
         return False
 
@@ -97,7 +97,7 @@ def test_a_stop_cuts_the_calls_in_hand() -> None:
         thread = threading.Thread(target=call)
         thread.start()
         until(lambda: sim.book()["calls"] == 1)
-    thread.join(5)
+    thread.join(60)
     caller.http.close()
     assert seen == ["cut"]
 
@@ -105,7 +105,7 @@ def test_a_stop_cuts_the_calls_in_hand() -> None:
 def test_a_stop_ends_connections_that_never_called() -> None:
     """A connection on which nothing was sent is closed by the stop."""
     with Background() as sim:
-        idle = socket.create_connection(("127.0.0.1", int(sim.url.rpartition(":")[2])), timeout=5)
+        idle = socket.create_connection(("127.0.0.1", int(sim.url.rpartition(":")[2])), timeout=60)
         assert _answers(sim.url)
     assert idle.recv(1) == b""
     idle.close()
@@ -134,7 +134,7 @@ def test_it_serves_in_the_foreground_until_interrupted(capfd: pytest.CaptureFixt
     visitor = threading.Thread(target=visit)
     visitor.start()
     serve(port=port)
-    visitor.join(5)
+    visitor.join(60)
 
     assert statuses == [200]
     assert not _answers(url)
