@@ -126,8 +126,6 @@ def queries(metric: Metric) -> list[tuple[str, str]]:
         return [(f"histogram_quantile({q}, {rates})", name) for q, name in QUANTILES.items()]
     if metric.kind == "counter":
         return [(f"sum{by} (rate({metric.name}{{{WHICH}}}[$__rate_interval]))", legend)]
-    if metric.name.endswith("_timestamp_seconds"):
-        return [(f"time() - max{by} ({metric.name}{{{WHICH}}})", legend)]
     return [(f"max{by} ({metric.name}{{{WHICH}}})", legend)]
 
 

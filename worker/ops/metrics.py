@@ -90,7 +90,15 @@ LIST = (
         "leaks", "short", WHOLE, "Never released",
         "Interactions dispatched longer than VCC_LEAK_AFTER ago without a release, as last counted.",
     ),
+    _gauge(
+        "failures_recent", "short", WHOLE, "Failures lately",
+        "Interactions that were given up within the last quarter of an hour, as last counted.",
+    ),
     _gauge("rejections", "short", WHOLE, "Rejections", "Rejected jobs that are kept, as last counted."),
+    _gauge(
+        "rejections_recent", "short", WHOLE, "Rejections lately",
+        "Jobs that were rejected within the last quarter of an hour, as last counted.",
+    ),
     _gauge(
         "imports", "short", WHOLE, "Imports",
         "Batch imports that run, and those that have not been heard of for half a minute.", "condition",
@@ -144,8 +152,8 @@ LIST = (
         "Messages in Celery's queues that no worker has taken yet; not with RabbitMQ.", "queue",
     ),
     _gauge(
-        "consumed_timestamp_seconds", "dateTimeFromNow", WORKERS, "Silence",
-        "When a worker was last done with something of a queue's, or looked at a door; by Redis's clock.",
+        "worker_silence_seconds", "s", WORKERS, "Silence",
+        "Seconds since a worker was last done with something of a queue's, or looked at a door; by Redis's clock.",
         "queue", "worker",
     ),
 )  # fmt: skip
@@ -278,16 +286,16 @@ def _redis(deps: Any) -> Samples:
         "vcc_stream_entries": {(): length},
         "vcc_stream_oldest_seconds": {(): max(now - came[0], 0) if came else 0},
         "vcc_queue_messages": {(queue,): many for queue, many in zip(queues, lengths, strict=True)},
-        "vcc_consumed_timestamp_seconds": dict(_consumed(consumed, now)),
+        "vcc_worker_silence_seconds": dict(_silence(consumed, now)),
     }
 
 
-def _consumed(found: Mapping[Any, Any], now: float) -> Iterator[tuple[tuple[str, str], float]]:
+def _silence(found: Mapping[Any, Any], now: float) -> Iterator[tuple[tuple[str, str], float]]:
     for field, value in found.items():
         queue, _, worker = _text(field).partition(" ")
         with suppress(ValueError):  # what no worker has written
-            if worker and (at := float(value)) > now - FORGOTTEN_AFTER:
-                yield (queue, worker), at
+            if worker and (silence := now - float(value)) < FORGOTTEN_AFTER:
+                yield (queue, worker), max(silence, 0)
 
 
 def _text(said: Any) -> str:
@@ -305,7 +313,9 @@ def _counted(deps: Any) -> Samples:
     return {
         "vcc_interactions": states,
         "vcc_leaks": {(): counts.leaks},
+        "vcc_failures_recent": {(): counts.failed_lately},
         "vcc_rejections": {(): counts.rejections},
+        "vcc_rejections_recent": {(): counts.rejected_lately},
         "vcc_due": {(lane,): many for lane, many in counts.due.items()},
         "vcc_in_flight": {(): counts.in_flight},
         "vcc_counts_age_seconds": {(): max(time.time() - counts.at.timestamp(), 0)},

@@ -23,6 +23,8 @@ class Counts:
         in_flight: interactions that a call carries at this moment.
         leaks: dispatched for so long without a release that it looks forgotten.
         rejections: jobs that were rejected, and are kept.
+        failed_lately: interactions that were given up within a quarter of an hour, and
+        rejected_lately: jobs that were rejected within one: what goes meanwhile does not hide what comes.
         seconds: that counting took.
     """
 
@@ -32,6 +34,8 @@ class Counts:
     in_flight: int
     leaks: int
     rejections: int
+    failed_lately: int
+    rejected_lately: int
     seconds: float
 
 
@@ -40,8 +44,13 @@ select state::text, lane, rank, count(*) as many,
     count(*) filter (where state in ('pending', 'releasing') and due_at <= now()) as due,
     count(*) filter (where state in ('pending', 'releasing') and call is not null and due_at > now()) as flying,
     count(*) filter (where state = 'dispatched'
-        and dispatched_at <= now() - make_interval(secs => %(leak_after)s)) as leaks
+        and dispatched_at <= now() - make_interval(secs => %(leak_after)s)) as leaks,
+    count(*) filter (where state in ('failed', 'release_failed')
+        and updated_at > now() - interval '15 minutes') as failed_lately
 from interactions group by state, lane, rank
+"""
+_REJECTED = """
+select now(), count(*), count(*) filter (where at > now() - interval '15 minutes') from rejections
 """
 
 
@@ -60,7 +69,7 @@ def take(conn: Connection, leak_after: float) -> Counts:
     ):
         conn.exec_driver_sql(f"set local {setting}")
     found = conn.exec_driver_sql(_COUNT, {"leak_after": leak_after}).all()
-    at, rejections = conn.exec_driver_sql("select now(), (select count(*) from rejections)").one()
+    at, rejections, rejected = conn.exec_driver_sql(_REJECTED).one()
     due = dict.fromkeys(("release", "live", "backlog"), 0)
     states: dict[tuple[str, str], int] = {}
     for row in found:
@@ -73,5 +82,7 @@ def take(conn: Connection, leak_after: float) -> Counts:
         in_flight=sum(row.flying for row in found),
         leaks=sum(row.leaks for row in found),
         rejections=rejections,
+        rejected_lately=rejected,
+        failed_lately=sum(row.failed_lately for row in found),
         seconds=monotonic() - started,
     )
