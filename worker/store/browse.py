@@ -300,9 +300,9 @@ def running_imports(conn: Connection) -> list[dict[str, Any]]:
         """select *, ended_at is null and age > make_interval(secs => %(silent)s) as silent from (
             select id, who, source, route, started_at, updated_at, ended_at, share, read, new, duplicate, rejected,
                 outcome, clock_timestamp() - updated_at as age
-            from imports order by id desc limit 100) newest
+            from imports order by id desc limit 5000) newest
         where age < make_interval(secs => case when ended_at is null then %(abandoned)s else %(recent)s end)
-        order by id desc""",
+        order by id desc limit 100""",
         {"silent": SILENT, "abandoned": ABANDONED, "recent": RECENT},
     )
     return [{name: value for name, value in row.items() if name != "age"} for row in found.mappings()]

@@ -343,6 +343,12 @@ def test_imports(store: Store) -> None:
         imports.report(conn, over, 1.0, 9, 9, 9, 9)
     store.run("update imports set updated_at = updated_at - interval '31 seconds' where id = %(i)s", i=silent)
     store.run("update imports set updated_at = updated_at - interval '1 hour' where id = %(i)s", i=old)
+    # many small ones, long over, that were begun later
+    store.run(
+        """insert into imports (who, source, ended_at, updated_at, outcome)
+        select 'cli:me', n::text, now() - interval '1 hour', now() - interval '1 hour', 'done'
+        from generate_series(1, 200) n"""
+    )
     told = {row["id"]: row for row in ask(store, browse.running_imports)}
     assert list(told) == [silent, over, running]
     assert {identity for identity, row in told.items() if row["silent"]} == {silent}
