@@ -13,9 +13,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
+
+from tests.waiting import until
 
 LIBRARIES = [
     "alembic.command",
@@ -49,6 +52,8 @@ class Process:
         )
         self._process.start()
         self.pid: int = self._process.pid or 0
+        with suppress(ProcessLookupError):  # it has ended already
+            until(lambda: os.getpgid(self.pid) == self.pid)  # or its group could not be killed yet
 
     def poll(self) -> int | None:
         """Give the status it has ended with, if it has; less than 0: the signal."""

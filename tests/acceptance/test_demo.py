@@ -8,6 +8,7 @@ import psutil
 import pytest
 
 from tests.acceptance.stand import ROOT, surroundings
+from tests.waiting import until
 
 
 def run(*args: str) -> str:
@@ -18,14 +19,19 @@ def run(*args: str) -> str:
         cwd=ROOT, env={**surroundings(), "MARK": mark}, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+    until(lambda: not _left(mark))
+    return done.stdout
+
+
+def _left(mark: str) -> list[psutil.Process]:
+    """Tell who is there still of those that were started with a mark."""
     left = []
     for process in psutil.process_iter():
         try:
             left += [process] if process.environ().get("MARK") == mark else []
         except (psutil.AccessDenied, psutil.NoSuchProcess, psutil.ZombieProcess):
             continue
-    assert not left
-    return done.stdout
+    return left
 
 
 def cells(printed: str, name: str) -> list[str]:

@@ -79,11 +79,8 @@ def test_flower_sees_all_and_tells_no_words(stand: Stand, flower: httpx.Client) 
     tasks = until(lambda: _succeeded(flower), seconds=20)
     assert {task["name"] for task in tasks.values()} >= {"vcc.dispatch"}
     (worker,) = flower.get("/api/workers").json()
-    assert flower.get("/api/workers?status=true").json() == {worker: True}
-    waiting = {
-        one["name"]: one["messages"] for one in flower.get("/api/queues/length").json()["active_queues"]
-    }
-    assert waiting == {"intake": 0, "deliver": 0, "upkeep": 3}
+    until(lambda: flower.get("/api/workers?status=true").json() == {worker: True})
+    until(lambda: _lengths(flower) == {"intake": 0, "deliver": 0, "upkeep": 3})
     shown = [
         "/",
         "/workers",
@@ -106,10 +103,15 @@ def test_flower_sees_all_and_tells_no_words(stand: Stand, flower: httpx.Client) 
     _ask_without(flower)
 
 
+def _lengths(flower: httpx.Client) -> dict[str, int]:
+    found = flower.get("/api/queues/length").json()["active_queues"]
+    return {one["name"]: one["messages"] for one in found}
+
+
 def _ask_without(flower: httpx.Client) -> None:
     """Whatever the path and the method: nobody comes in, and who may, changes nothing."""
     strangers = (None, ("ops", "wrong"), ("", ""), ("ops", f"{LOGIN}\u00e9"))
-    with httpx.Client(base_url=flower.base_url, trust_env=False) as client:
+    with httpx.Client(base_url=flower.base_url, trust_env=False, timeout=60) as client:
         for path in paths():
             expected = {401} if path != "/healthcheck" else {200, 204, 403, 405}
             asked = [("GET", auth) for auth in strangers]

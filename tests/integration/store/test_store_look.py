@@ -43,7 +43,7 @@ def test_quiet_tick_is_two_statements(store: Store) -> None:
             "update interactions set dispatched_at = now() - interval '2 days' where state = 'dispatched'",
             "assumed ended",
         ),
-        ("update invocations set started_at = now() - interval '61 seconds'", "added up"),
+        ("update invocations set started_at = now() - interval '131 seconds'", "added up"),
     ],
 )
 def test_step_with_something_to_do(store: Store, past: str, step: str) -> None:
