@@ -37,6 +37,9 @@ _POSTGRES = {
     "log_error_verbosity": "terse",
 }
 
+# Databases come and go on a server for tests, and each time its buffers are gone through.
+_THROWAWAY = ["-cfsync=off", "-cshared_buffers=32MB"]
+
 
 @contextlib.contextmanager
 def postgres(home: Path, *, durable: bool = True) -> Iterator[Server]:
@@ -61,9 +64,7 @@ def postgres(home: Path, *, durable: bool = True) -> Iterator[Server]:
         actor.own(data)
         # No process has this data open, or the lock would not be ours: a live pid in here is a stranger's.
         (data / "postmaster.pid").unlink(missing_ok=True)
-        settings = [f"-c{name}={value}" for name, value in _POSTGRES.items()] + ["-cfsync=off"] * (
-            not durable
-        )
+        settings = [f"-c{name}={value}" for name, value in _POSTGRES.items()] + _THROWAWAY * (not durable)
         with running(
             Program(
                 name="PostgreSQL",

@@ -20,7 +20,7 @@ def test_nothing_is_lost_and_nothing_happens_twice() -> None:
     done = chaos("--quick", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert len(found["faults"]) == 6
+    assert len(found["faults"]) == 5
     for when in ("before_resending", "after_resending"):
         assert not any(found[when][what] for what in ("lost", "double", "stuck", "wrong"))
     assert sum(found["after_resending"]["states"].values()) > 1000

@@ -29,7 +29,6 @@ LIMIT = float(os.environ.get("CHAOS_LIMIT", "30"))
 
 QUICK = [
     "worker-killed",
-    "child-killed",
     "connections-dropped",
     "postgres-killed",
     "redis-killed",
