@@ -1,7 +1,7 @@
 """Tracing with OpenTelemetry: one trace from a producer, through Celery or the stream, to the settling of its call.
 
 What is recorded now may be sent later, by another process: in between, the name of its trace waits in Redis under its
-requestid. If it is lost, a trace is in two pieces, and no more.
+requestid, until VCC has accepted that. If it is lost, a trace is in two pieces, and no more.
 """
 
 import atexit
@@ -9,6 +9,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from hashlib import blake2b
 from typing import Any
 
 from opentelemetry import propagate, trace
@@ -31,7 +33,7 @@ from worker.traceparent import traceparent
 KEY = "vcc:trace:"
 DISPATCHED = "vcc:dispatch-trace:"
 KEPT = 86_400
-"""Seconds for which a job's trace waits for its call, and a dispatch's for its release."""
+"""Seconds for which a job's trace waits for its call, and a dispatch's for its release, at most."""
 
 MOMENT = 0.25
 """Seconds that the end of a process may wait for the collector."""
@@ -43,6 +45,7 @@ INSTRUMENTORS = (CeleryInstrumentor, HTTPXClientInstrumentor, SQLAlchemyInstrume
 _provider: TracerProvider | None = None
 _redis: Callable[[], "Redis"]
 _w3c = TraceContextTextMapPropagator()
+_outcome: ContextVar[str] = ContextVar("outcome", default="")
 
 
 def start(kept: Callable[[], "Redis"], exporter: SpanExporter | None = None) -> None:
@@ -161,8 +164,10 @@ def calling(invocation: int, rows: Sequence[Any], since: float) -> Iterator[None
     A release goes in its own job's trace, linked to its dispatch's.
     """
     releases = [row for row in rows if row.action == "release"]
-    came = _kept([KEY + row.requestid for row in rows])
-    before = _kept([DISPATCHED + row.externalid for row in releases])
+    mine = [KEY + row.requestid for row in rows]
+    dispatched = [_dispatched(row) for row in releases]
+    came, before = _kept(mine), _kept(dispatched)
+    _outcome.set("")
     begun = time.time_ns() - int((time.monotonic() - since) * 1e9)
     with _within("call", SpanKind.INTERNAL, came, before, begun) as span:
         span.set_attribute("vcc.invocation", invocation)
@@ -170,12 +175,16 @@ def calling(invocation: int, rows: Sequence[Any], since: float) -> Iterator[None
         if len(rows) == 1:
             span.set_attributes({f"vcc.{name}": getattr(rows[0], name) for name in NAMED})
         here = traceparent()
-        _keep({DISPATCHED + row.externalid: here for row in rows if row.action == "dispatch"})
+        _keep({_dispatched(row): here for row in rows if row.action == "dispatch"})
         yield
+    # only now that it is settled: until then the rows may come back
+    if _outcome.get() == "accepted":
+        _drop([*mine, *dispatched])
 
 
 def came_to(outcome: str) -> None:
     """Set the outcome of the call that this thread makes."""
+    _outcome.set(outcome)
     span = trace.get_current_span()
     span.set_attribute("vcc.outcome", outcome)
     if outcome != "accepted":
@@ -204,6 +213,11 @@ def _named(told: str) -> SpanContext | None:
     return found if found.is_valid else None
 
 
+def _dispatched(row: Any) -> str:
+    """Give the key of a dispatch's call: as short as any, however long the externalid is."""
+    return DISPATCHED + blake2b(row.externalid.encode(), digest_size=16).hexdigest()
+
+
 def _keep(traces: dict[str, str]) -> None:
     if traces:
         with suppress(RedisError, SettingsError), _redis().pipeline(transaction=False) as pipeline:
@@ -219,3 +233,8 @@ def _kept(keys: Sequence[str]) -> list[SpanContext]:
         found = _redis().mget(keys) if keys else []
     named = (_named(told.decode(errors="replace")) for told in dict.fromkeys(found) if told)
     return [context for context in named if context]
+
+
+def _drop(keys: Sequence[str]) -> None:
+    with suppress(RedisError, SettingsError):
+        _redis().unlink(*keys)

@@ -163,6 +163,42 @@ def test_release_is_linked_to_its_dispatch(traced: Traced) -> None:
     assert [link.context.span_id for link in second.links] == [_context(first).span_id]
 
 
+def waiting(pattern: str) -> list[bytes]:
+    """Give the keys under which traces wait."""
+    return sorted(process.redis_client().keys(f"vcc:{pattern}:*"))
+
+
+def test_nothing_waits_for_what_is_over(traced: Traced) -> None:
+    """What VCC has accepted leaves nothing in Redis but, until its release, the name of its call's trace."""
+    name = "e" * 1_000
+    traced.client.dispatch(name, "R")
+    traced.read_stream()
+    assert traced.store.counts() == {"dispatched": 1}
+    assert waiting("trace") == []
+    [key] = waiting("dispatch-trace")
+    assert len(key) < 60
+    traced.client.release(name)
+    traced.read_stream()
+    assert traced.store.counts() == {"released": 1}
+    assert waiting("trace") == waiting("dispatch-trace") == []
+
+
+def test_another_call_is_in_the_trace_too(traced: Traced, simulator: Background) -> None:
+    """A call that comes to nothing leaves the trace's name for the next one."""
+    order = traced.within(
+        "order", lambda: tasks.dispatch.apply(kwargs={"externalid": "e", "route": "R"}).get()
+    )
+    simulator.faults(status={"status": 503, "calls": 1})
+    tasks.deliver_all()
+    traced.store.run("update interactions set due_at = now()")
+    traced.store.run("update gate set closed_until = now()")
+    tasks.deliver_all()
+    assert traced.store.counts() == {"dispatched": 1}
+    calls = [span for span in traced.spans(order) if span.name == "call"]
+    assert [(span.attributes or {})["vcc.outcome"] for span in calls] == ["unknown", "accepted"]
+    assert waiting("trace") == []
+
+
 def test_another_process_sends(traced: Traced) -> None:
     """What was recorded is called in its trace by whoever sends it; without a Redis it has two."""
     order = traced.within(

@@ -77,6 +77,10 @@ def _see_that_none_comes(url: str, externalid: str) -> None:
     except RedisError:
         say("warning: Redis can't be reached, so nobody looked whether a job about it is in the stream")
         return
+    if len(entries) == LOOKED_THROUGH:
+        say(
+            f"warning: only the first {LOOKED_THROUGH:,} jobs in the stream were looked at: forget it again later"
+        )
     jobs = (value for _, fields in entries for value in (fields or {}).values())
     if any(externalid in externalids(job) for job in jobs):
         raise CommandError(

@@ -174,11 +174,20 @@ def pause(conn: Connection, reason: str) -> None:
 
 
 def resume(conn: Connection) -> None:
-    """Take the pause back, and let a probe go at once; only what the API asked for still has to pass."""
+    """Take the pause back, and let a probe go at once; only what the API asked for still has to pass.
+
+    Where nothing is to be sent, now or later, no probe would go, and the valve would tell its old reason until the next
+    job comes: it is open then.
+    """
     conn.exec_driver_sql(
         """update gate set paused_at = null, pause_reason = null, closed_until =
             case when reason = 'throttled' or closed_until is null then closed_until
                  else least(closed_until, now()) end"""
+    )
+    conn.exec_driver_sql(
+        """update gate set failures = 0, closed_until = null, reason = null, message = null, probe_until = null
+        where failures > 0 and closed_until <= now() and not exists (
+            select from interactions where state in ('pending', 'releasing') and due_at < 'infinity')"""
     )
 
 

@@ -25,10 +25,10 @@ call is recorded with an id that was passed by.
 BATCH, BATCHES = 5_000, 20
 """Calls that are added up in one transaction; transactions at a time, so that the first time delays nobody."""
 
-UNTALLIED = 50_000
+UNTALLIED = 20_000
 """Calls beyond those tallied that are read, so that a page takes no longer.
 
-There are more after the migration, where nobody sweeps, and where hundreds of calls a second are made while one that
+There are more after the migration, where nobody sweeps, and where some hundred calls a second are made while one that
 was lost waits to be added up: then counters and charts stand still, and catch up afterwards.
 """
 

@@ -16,6 +16,7 @@ from tests.factories import Store
 from tests.integration.ops.conftest import Vcc
 from tests.waiting import until
 from worker.domain.outcome import Refused, Unknown
+from worker.ops import forgetting as window
 from worker.simulator.run import Background
 from worker.store import forget as forgetting
 from worker.store.forget import StillNeededError, externalids, forget
@@ -239,6 +240,20 @@ def test_redis_away_is_told(vcc: Vcc, store: Store, monkeypatch: pytest.MonkeyPa
     result = vcc("forget", "e")
     assert result.code == 0
     assert "Redis can't be reached" in result.err
+
+
+def test_more_jobs_than_are_looked_at_are_told(
+    vcc: Vcc, store: Store, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the stream is longer than what is read of it, nobody is told that no job is to come."""
+    dispatch(vcc, "e")
+    store.deliver()
+    with redis.Redis.from_url(redis_url) as client:
+        client.xadd("vcc:jobs", {"job": json.dumps({"externalid": "other", "route": "R"})})
+    assert "were looked at" not in vcc("forget", "e", "--dry-run").err
+    monkeypatch.setattr(window, "LOOKED_THROUGH", 1)
+    result = vcc("forget", "e")
+    assert (result.code, "only the first 1 jobs" in result.err) == (0, True)
 
 
 def test_nothing_known_fails(vcc: Vcc, house: Background) -> None:

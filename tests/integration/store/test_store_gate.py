@@ -220,6 +220,61 @@ def test_resume_of_a_healthy_valve(store: Store) -> None:
     assert (found.open, found.opens_at, found.reason) == (True, None, None)
 
 
+def empty(store: Store) -> None:
+    """Have nothing that is due."""
+    store.run(
+        "update interactions set state = 'cancelled', due_at = null, call = null where state = 'pending'"
+    )
+
+
+def held(store: Store) -> None:
+    """Have a row that waits for somebody to let its route go."""
+    store.record(dispatch("held"))
+    store.run("update interactions set due_at = 'infinity' where externalid = 'held'")
+
+
+def resume(store: Store) -> None:
+    """Resume, as an operator does."""
+    with store.engine.begin() as conn:
+        gate.resume(conn)
+
+
+@pytest.mark.parametrize("kind", [NotSent, Misdirected, Unauthorised, Throttled])
+def test_resume_where_nothing_is_due(store: Store, kind: type[Outcome]) -> None:
+    """Without anything that could be a probe the operator opens the valve, and no old reason stays."""
+    unhappy(store, kind, error="said the API")
+    empty(store)
+    held(store)
+    wait(store)
+    resume(store)
+    found = read(store)
+    assert (found.open, found.reason, found.message, found.opens_at) == (True, None, None, None)
+    assert not store.passage().probe
+    unhappy(store, kind)
+    assert not read(store).open
+
+
+def test_resume_leaves_what_the_api_asked_for(store: Store) -> None:
+    """The time that the API asked for passes, whether anything is due or not."""
+    unhappy(store, Throttled, retry_after=60.0)
+    empty(store)
+    resume(store)
+    assert (read(store).reason, store.enter()) == ("throttled", None)
+
+
+@pytest.mark.parametrize("so", ["waits", "is due", "is under way"])
+def test_resume_where_something_is_to_be_sent(store: Store, so: str) -> None:
+    """What is due, soon or now, or under way, finds out for all the others: one probe, as ever."""
+    unhappy(store, Unauthorised)
+    if so != "waits":
+        store.make_due()
+    if so == "is under way":
+        store.claim()
+    resume(store)
+    assert (read(store).open, read(store).reason) == (False, "unauthorised")
+    assert store.passage().probe
+
+
 def test_rate_never_falls_below_one(store: Store) -> None:
     """However often we are throttled, one call a second is left."""
     for _ in range(4):
